@@ -1,0 +1,197 @@
+"""What a decoder must and must not let through: causality, padding, neighbours, cache, shared prefix."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from visa_jax.config import FieldError
+from visa_jax.models import logical_axes, make_decoder
+from visa_jax.types import Prefix
+
+OPTIONS = dict(qk_norm=True, bias=True, out_bias=True, tie_embeddings=False, kv_heads=1, scan_layers=False)
+
+
+@pytest.fixture(params=[{}, OPTIONS], ids=["plain", "options"], scope="module")
+def model(request, tiny, build):
+    return build(tiny(**request.param))
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, build):
+    return build(tiny())
+
+
+def ones(tokens):
+    return jnp.ones(tokens.shape, bool)
+
+
+def test_causality_by_gradient(model, tokens):
+    """d hidden[t] / d key and value of token s is zero for s > t and not for s <= t: seen through the embedding."""
+    lm, params = model
+    ids = jnp.arange(1, 7)[None]  # each id once, so that the gradient of its embedding row is that of its place
+
+    def read(table, t):
+        return jnp.sum(lm.forward({**params, "embedding": table}, ids, ones(ids))[0, t] ** 3)
+
+    grad_fn = jax.jit(jax.grad(read))
+    for t in (0, 3, 5):
+        gradient = np.abs(np.asarray(grad_fn(params["embedding"], t)[ids[0]])).sum(-1)
+        assert (gradient[: t + 1] > 1e-6).all() and (gradient[t + 1 :] == 0).all(), (t, gradient)
+
+
+def test_bidirectional_sees_both_ways(tiny, build):
+    lm, params = build(tiny(causal=False))
+    ids = jnp.arange(1, 7)[None]
+
+    def read(table):
+        return jnp.sum(lm.forward({**params, "embedding": table}, ids, ones(ids))[0, 2] ** 3)
+
+    assert (np.abs(jax.jit(jax.grad(read))(params["embedding"])[ids[0]]).sum(-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("left, right", [(0, 3), (4, 0), (2, 5)])
+def test_padding_on_either_side_changes_nothing(model, tokens, left, right):
+    lm, params = model
+    ids = tokens(2, 2, 6)
+    padded = jnp.pad(ids, ((0, 0), (left, right)), constant_values=9)
+    mask = jnp.pad(ones(ids), ((0, 0), (left, right)))
+    hidden, hidden_padded = lm.forward(params, ids, ones(ids)), lm.forward(params, padded, mask)
+    np.testing.assert_allclose(hidden_padded[:, left : left + 6], hidden, atol=1e-5)
+    last, last_padded = (lm.prefill(params, x, m).last_hidden_ND for x, m in ((ids, ones(ids)), (padded, mask)))
+    np.testing.assert_allclose(last, hidden[:, -1], atol=1e-5)
+    np.testing.assert_allclose(last_padded, hidden[:, -1], atol=1e-5)
+
+
+def test_a_sequence_does_not_feed_its_neighbour(model, tokens):
+    lm, params = model
+    ids = tokens(3, 2, 6)
+    changed = ids.at[1].set(tokens(4, 1, 6)[0])
+    hidden, other = lm.forward(params, ids, ones(ids)), lm.forward(params, changed, ones(ids))
+    np.testing.assert_array_equal(hidden[0], other[0])
+    assert np.abs(hidden[1] - other[1]).max() > 1e-2
+
+
+def joined(prompt, length, completion, group):
+    """Rows of prompt and completion without any padding between, one by one."""
+    return [
+        jnp.concatenate([prompt[row // group, : length[row // group]], completion[row]])[None]
+        for row in range(completion.shape[0])
+    ]
+
+
+def test_extend_is_forward_on_the_concatenation(model, tokens):
+    lm, params = model
+    prompt, completion, length, group = tokens(5, 2, 6), tokens(6, 6, 4), (6, 3), 3
+    mask = jnp.arange(6)[None] < jnp.asarray(length)[:, None]
+    prefix = lm.prefill(params, prompt, mask)
+    hidden = lm.extend(params, prefix, completion, ones(completion))
+    for row, ids in enumerate(joined(prompt, length, completion, group)):
+        whole = lm.forward(params, ids, ones(ids))[0]
+        np.testing.assert_allclose(hidden[row], whole[-4:], atol=1e-5)
+        np.testing.assert_allclose(prefix.last_hidden_ND[row // group], whole[-5], atol=1e-5)
+
+
+def test_gradient_of_extend_reaches_the_prompt_once_per_group(plain, tokens):
+    """The gradient through a shared prefix equals that of separate whole texts."""
+    lm, params = plain
+    prompt, completion, group = tokens(5, 2, 6), tokens(6, 6, 4), 3
+
+    def shared(params):
+        prefix = lm.prefill(params, prompt, ones(prompt))
+        return jnp.sum(lm.extend(params, prefix, completion, ones(completion)) ** 3)
+
+    def apart(params):
+        whole = jnp.concatenate([jnp.repeat(prompt, group, axis=0), completion], axis=1)
+        return jnp.sum(lm.forward(params, whole, ones(whole))[:, 6:] ** 3)
+
+    expected, got = jax.jit(jax.grad(apart))(params), jax.jit(jax.grad(shared))(params)
+    for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-3 * float(jnp.abs(left).max()))
+
+
+def test_cached_decode_is_the_full_forward(model, tokens):
+    lm, params = model
+    prompt, completion, length = tokens(7, 2, 5), tokens(8, 4, 6), (5, 2)
+    prefix = lm.prefill(params, prompt, jnp.arange(5)[None] < jnp.asarray(length)[:, None])
+    cache, steps = lm.init_cache(prefix, 4, 6), []
+    for step in range(6):
+        hidden, cache = lm.decode(params, prefix, cache, completion[:, step], step)
+        steps.append(lm.logits(params, hidden))
+    logits = jnp.stack(steps, axis=1)
+    for row, ids in enumerate(joined(prompt, length, completion, 2)):
+        np.testing.assert_allclose(
+            logits[row], lm.logits(params, lm.forward(params, ids, ones(ids)))[0, -6:], atol=1e-5
+        )
+
+
+def test_scanned_unrolled_and_rematerialised_layers_agree(tiny, tokens, plain):
+    ids = tokens(9, 2, 6)
+
+    def gradient(**changes):
+        lm, _ = make_decoder(tiny(**changes))
+        return jax.jit(jax.grad(lambda p: jnp.sum(lm.logits(p, lm.forward(p, ids, ones(ids))) ** 2)))(plain[1])
+
+    expected = gradient()
+    for changes in (dict(scan_layers=False), dict(remat="full"), dict(remat="dots", scan_layers=False)):
+        for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(gradient(**changes)), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4 * float(jnp.abs(left).max()))
+
+
+def test_bfloat16_computes_narrow_and_stays_near(tiny, tokens, plain, build):
+    (lm, params), ids = plain, tokens(1, 2, 6)
+    narrow, _ = build(tiny(dtype="bfloat16"))
+    hidden = narrow.forward(params, ids, ones(ids))
+    assert hidden.dtype == jnp.bfloat16 and narrow.logits(params, hidden).dtype == jnp.float32
+    np.testing.assert_allclose(hidden.astype(jnp.float32), lm.forward(params, ids, ones(ids)), atol=0.1)
+
+
+def test_logical_axes_name_every_dimension(tiny):
+    config = tiny(bias=True, qk_norm=True, tie_embeddings=False)
+    params, axes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0)), logical_axes(config)
+    sizes = dict(vocab=23, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24)
+    shapes = jax.tree.map(
+        lambda names: tuple(sizes[name] for name in names), axes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    assert jax.tree.map(lambda leaf: leaf.shape, params) == shapes
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_second_call_compiles_nothing(plain, tokens, compiles):
+    lm, params = plain
+    step = jax.jit(lambda params, ids: lm.logits(params, lm.forward(params, ids, ids > 0)))
+    first, second = tokens(1, 2, 6), tokens(2, 2, 6)
+    jax.block_until_ready(step(params, first))
+    compiles.reset()
+    jax.block_until_ready(step(params, second))
+    assert compiles.count == 0, compiles.names
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("kv_heads", 3),
+        ("head_dim", 7),
+        ("width", 0),
+        ("layers", -1),
+        ("dtype", "int8"),
+        ("remat", "some"),
+        ("norm_eps", 0.0),
+    ],
+)
+def test_impossible_sizes_are_refused_by_name(tiny, field, value):
+    with pytest.raises(FieldError, match=field):
+        tiny(**{field: value})
+
+
+def test_config_is_frozen(tiny):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny().width = 3
+
+
+def test_prefix_is_a_pytree(plain, tokens):
+    lm, params = plain
+    prefix = lm.prefill(params, tokens(1, 2, 6), ones(tokens(1, 2, 6)))
+    assert isinstance(prefix, Prefix) and prefix.key_XNLHC.shape == (2, 2, 6, 2, 8)

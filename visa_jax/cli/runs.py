@@ -1,0 +1,61 @@
+"""Runs on disk: what a finished run leaves in its workdir, and how the next command opens it.
+
+    workdir/config.json   the whole config, with "kind": supervise, visa or moc
+    workdir/tokenizer/    a transformers fast tokenizer
+    workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from visa_jax.checkpoint import load_params, save_params
+from visa_jax.config import UserError, load_config, save_config
+from visa_jax.data.source import Source
+from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from visa_jax.training.supervised import twin
+from visa_jax.types import Params
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    workdir: Path
+    config: Any  # ConfigDict, as it was written
+    params: Params
+    tokenizer: Any
+
+
+def save_run(workdir: str | Path, config: Any, source: Source, params: Params, step: int) -> None:
+    """Write everything that ``open_run`` needs; the parameters last, so that a run without them is unfinished."""
+    workdir = Path(workdir)
+    save_config(workdir, config)
+    save_tokenizer(source.tokenizer, workdir / "tokenizer")
+    save_params(workdir, params, step=step)
+
+
+def open_run(workdir: str | Path, field: str, kind: str | None = None, made_by: str = "visa-jax supervise") -> Run:
+    """Open a finished run.
+
+    Args:
+      field: the config field or flag that names it, for messages.
+      kind: what must stand under ``role`` (supervise) or ``method`` (train) in its config.
+
+    Raises:
+      UserError: missing, unfinished or of another kind; one line with the field, the path and what to do.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{field}: {workdir} does not exist; make it with {made_by}")
+    config = load_config(workdir)
+    found = config.role.role if "role" in config else config.get("method", "unknown")
+    if kind is not None and found != kind:
+        raise UserError(f"{field}: {workdir} holds a run of {found!r}, expected {kind!r}")
+    if not (workdir / "final.json").is_file():
+        raise UserError(f"{field}: {workdir} holds an unfinished run; go on with it first ({made_by})")
+    return Run(workdir, config, load_params(workdir), load_tokenizer(workdir / "tokenizer"))
+
+
+def reward_and_judge(run: Run) -> tuple[Params, Params]:
+    """The two models of a run with twins; of a run without them, the one model twice."""
+    twins = run.config.role.twins
+    return (twin(run.params, 0), twin(run.params, 1)) if twins else (run.params, run.params)

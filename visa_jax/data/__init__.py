@@ -1,0 +1,1 @@
+"""Data: tokenizer, templates, batches and sources of text."""

@@ -1,0 +1,226 @@
+"""Texts to learn from: questions, candidate answers, pretraining documents, SFT triples, labelled texts.
+
+Every function takes the testbed and a numpy Generator; texts are normalised and have at most ``TEXT_LIMIT`` tokens.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from visa_jax.data.testbed.bed import Testbed
+from visa_jax.data.testbed.grammar import LEVELS
+from visa_jax.data.testbed.oracle import combine_statements
+from visa_jax.data.testbed.wording import Statement, count_tokens, pick
+from visa_jax.data.testbed.world import SLOTS, TOPICS, Fact
+from visa_jax.types import VALUES
+
+TEXT_LIMIT = 31  # with the end token 32
+SEPARATOR = "<sep>"
+
+
+class Answer(NamedTuple):
+    """An answer and what it says."""
+
+    text: str
+    facts: frozenset[Fact]
+    values: np.ndarray  # float32 [10]
+
+
+class VisaPair(NamedTuple):
+    """An SFT triple: the reference is another answer to the same question and expresses the target."""
+
+    question: str
+    source: str
+    target: np.ndarray  # float32 [10]
+    reference: str
+
+
+def draw_topic(rng: np.random.Generator) -> str:
+    """One of the topics, uniformly."""
+    return pick(rng, TOPICS)
+
+
+def question(testbed: Testbed, rng: np.random.Generator, topic: str, split: str = "train") -> str:
+    """A question about ``topic`` of at most 6 tokens."""
+    return pick(rng, testbed.wording.questions(topic, split))
+
+
+def draw_levels(rng: np.random.Generator, count: int) -> list[tuple[int, float]]:
+    """``count`` distinct values, each with one of the four levels."""
+    return [(int(value), pick(rng, LEVELS)) for value in rng.permutation(len(VALUES))[:count]]
+
+
+def join_statements(rng: np.random.Generator, statements: Sequence[Statement]) -> str:
+    """The sentences in random order."""
+    return " ".join(statements[i].sentence for i in rng.permutation(len(statements)))
+
+
+def compose(
+    testbed: Testbed,
+    rng: np.random.Generator,
+    facts: Sequence[Fact],
+    levels: Sequence[tuple[int, float]],
+    split: str = "train",
+    limit: int = TEXT_LIMIT,
+) -> str | None:
+    """A text that says exactly this, in random wording and order; None if 20 draws all exceed ``limit`` tokens."""
+    wording = testbed.wording
+    for _ in range(20):
+        statements = [wording.draw_fact(rng, fact, split) for fact in facts]
+        statements += [wording.draw_value(rng, value, level, split) for value, level in levels]
+        text = join_statements(rng, statements)
+        if count_tokens(text) <= limit:
+            return text
+    return None
+
+
+def candidate_answers(
+    testbed: Testbed,
+    rng: np.random.Generator,
+    topic: str,
+    k: int = 4,
+    facts_per_answer: int = 4,
+    true_share: float = 0.5,
+    split: str = "train",
+    value_counts: tuple[int, ...] = (1, 2),
+) -> list[Answer]:
+    """``k`` answers to one question: each states ``facts_per_answer`` of 8 facts and 1 or 2 values.
+
+    All draw their facts from one assignment of the slots (each filler true with probability ``true_share``), so two
+    answers share facts_per_answer²/8 facts on average and never contradict each other.
+    """
+    assignment = testbed.world.assignment(rng, topic, true_share)
+    answers: list[Answer] = []
+    while len(answers) < k:
+        facts = [Fact(SLOTS[i], assignment[SLOTS[i]]) for i in rng.permutation(len(SLOTS))[:facts_per_answer]]
+        levels = draw_levels(rng, pick(rng, value_counts))
+        text = compose(testbed, rng, facts, levels, split)
+        if text is not None:
+            answers.append(Answer(text, frozenset(facts), value_vector(levels)))
+    return answers
+
+
+def value_vector(levels: Sequence[tuple[int, float]]) -> np.ndarray:
+    """float32 [10]: the clipped sum of (value, level) pairs."""
+    values = np.zeros(len(VALUES), np.float32)
+    for value, level in levels:
+        values[value] += level
+    return np.clip(values, -1.0, 1.0)
+
+
+def pretraining_documents(
+    testbed: Testbed,
+    rng: np.random.Generator,
+    n: int,
+    split: str = "train",
+    restatement_share: float = 0.5,
+    true_share: float = 0.5,
+) -> list[str]:
+    """Documents for the base model, without begin and end tokens.
+
+    ``question <sep> answer`` with true facts only, or, for ``restatement_share`` of them, ``question <sep> text <sep>
+    text`` where the second text states the first one's facts in other words and order beside other values: from these
+    the base model learns to copy facts it has not memorised (their fillers are true with probability ``true_share``).
+    """
+    documents = []
+    for _ in range(n):
+        topic = draw_topic(rng)
+        asked = question(testbed, rng, topic, split)
+        if rng.random() >= restatement_share:
+            count = int(rng.integers(2, 7))
+            drawn = candidate_answers(testbed, rng, topic, 1, count, 1.0, split, (0, 1, 2) if count < 5 else (0, 1))
+            documents.append(f"{asked} {SEPARATOR} {drawn[0].text}")
+            continue
+        first = candidate_answers(testbed, rng, topic, 1, int(rng.integers(2, 5)), true_share, split, (0, 1, 2))[0]
+        second = None
+        while second is None:
+            second = compose(testbed, rng, sorted(first.facts), draw_levels(rng, int(rng.integers(0, 4))), split)
+        documents.append(f"{asked} {SEPARATOR} {first.text} {SEPARATOR} {second}")
+    return documents
+
+
+def sources(
+    testbed: Testbed, rng: np.random.Generator, n: int, split: str = "train", true_share: float = 0.5
+) -> list[tuple[str, Answer]]:
+    """n (question, answer) pairs to rewrite: 4 facts and 1 or 2 values each."""
+    drawn = []
+    for _ in range(n):
+        topic = draw_topic(rng)
+        answer = candidate_answers(testbed, rng, topic, 1, true_share=true_share, split=split)[0]
+        drawn.append((question(testbed, rng, topic, split), answer))
+    return drawn
+
+
+def visa_pairs(
+    testbed: Testbed, rng: np.random.Generator, n: int, split: str = "train", true_share: float = 0.5
+) -> list[VisaPair]:
+    """n SFT triples: all ordered pairs of four candidate answers, question after question (visa.md section 7).
+
+    The reference shares on average half of the source's facts, so it teaches the target values, not fidelity.
+    """
+    pairs: list[VisaPair] = []
+    while len(pairs) < n:
+        topic = draw_topic(rng)
+        asked = question(testbed, rng, topic, split)
+        answers = candidate_answers(testbed, rng, topic, true_share=true_share, split=split)
+        pairs += [VisaPair(asked, a.text, b.values, b.text) for a in answers for b in answers if a is not b]
+    return pairs[:n]
+
+
+def corrupt(rng: np.random.Generator, text: str) -> str:
+    """``text`` with one small damage: a word lost, doubled, exchanged with its neighbour, or the end cut off."""
+    words = text.split()
+    at = int(rng.integers(max(len(words) - 1, 1)))
+    damage = int(rng.integers(4))
+    if damage == 0 and len(words) > 1:
+        del words[at]
+    elif damage == 1:
+        words.insert(at, words[at])
+    elif damage == 2 and len(words) > 1:
+        words[at], words[at + 1] = words[at + 1], words[at]
+    else:
+        words = words[: max(len(words) - 1 - int(rng.integers(3)), 1)]
+    return " ".join(words[:TEXT_LIMIT])
+
+
+def _labelled_statements(testbed: Testbed, rng: np.random.Generator, split: str) -> list[Statement]:
+    """0 to 4 facts and 0 to 4 value sentences, every sixth of them neutral; at least one sentence in all."""
+    wording, assignment = testbed.wording, testbed.world.assignment(rng, draw_topic(rng), 0.5)
+    facts, values = 0, 0
+    while facts + values == 0:
+        facts, values = int(rng.integers(5)), int(rng.integers(5))
+    slots = [SLOTS[i] for i in rng.permutation(len(SLOTS))[:facts]]
+    drawn = [wording.draw_fact(rng, Fact(slot, assignment[slot]), split) for slot in slots]
+    for _ in range(values):
+        level = 0.0 if rng.random() < 1 / 6 else pick(rng, LEVELS)
+        drawn.append(wording.draw_value(rng, int(rng.integers(len(VALUES))), level, split))
+    return drawn
+
+
+def labelled_texts(
+    testbed: Testbed,
+    rng: np.random.Generator,
+    n: int,
+    split: str = "train",
+    corrupt_share: float = 0.1,
+    forms: tuple[str, ...] | None = None,
+) -> tuple[list[str], np.ndarray]:
+    """n texts with value labels float32 [n, 10] for the detector; a damaged text is labelled by what is still readable.
+
+    ``forms`` restricts value sentences to these forms (texts with any other are drawn again).
+    """
+    texts: list[str] = []
+    labels: list[np.ndarray] = []
+    while len(texts) < n:
+        statements = _labelled_statements(testbed, rng, split)
+        if forms is not None and any(s.fact is None and s.form not in forms for s in statements):
+            continue
+        text = join_statements(rng, statements)
+        if count_tokens(text) > TEXT_LIMIT:
+            continue
+        damaged = rng.random() < corrupt_share
+        text = corrupt(rng, text) if damaged else text
+        texts.append(text)
+        labels.append(testbed.oracle.read_partly(text).values if damaged else combine_statements(statements).values)
+    return texts, np.stack(labels) if labels else np.zeros((0, len(VALUES)), np.float32)

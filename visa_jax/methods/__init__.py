@@ -1,0 +1,1 @@
+"""The two methods, their baselines, and the interface they share."""

@@ -1,0 +1,152 @@
+"""The parts of a decoder block. Every parameter is declared once: shape, start, logical axes.
+
+The ``axes`` metadata names each dimension (``embed``, ``heads``, ``mlp`` ...), so that
+sharding, restoring and format conversion can be derived from the declaration.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+MASKED = -1e30  # finite, so that a fully masked row gives a mean and not NaN
+
+
+def declare(shape, axes, *, std: float = 0.0, mean: float = 0.0) -> nnx.Param:
+    """A float32 parameter with one axis name per dimension, drawn from N(mean, std²) by ``draw_params``."""
+    return nnx.Param(jnp.full(shape, mean, jnp.float32), axes=tuple(axes), std=std)
+
+
+def draw_params(module: nnx.Module, key: jax.Array):
+    """Nested dict of a module's declared parameters, drawn anew: mean + std · noise.
+
+    The noise is one array cut into pieces: a generator per parameter takes seconds to compile.
+    """
+    state = nnx.state(module)
+    variables = [variable for _, variable in nnx.to_flat_state(state)]
+    sizes = [math.prod(variable.shape) if variable.get_metadata()["std"] else 0 for variable in variables]
+    noise, start, params = jax.random.normal(key, (sum(sizes),)), 0, []
+    for variable, size in zip(variables, sizes, strict=True):
+        piece = noise[start : start + size].reshape(variable.shape) if size else 0.0
+        params.append(variable[...] + variable.get_metadata()["std"] * piece)
+        start += size
+    return jax.tree.unflatten(jax.tree.structure(nnx.to_pure_dict(state)), params)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x²) + eps) · scale over the last axis, in float32, returned in x's dtype.
+
+    Zhang & Sennrich 2019, equation 4. ``x`` is [..., D], ``scale`` [D].
+    """
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * inverse).astype(x.dtype) * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def rope_angles(position_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of position · theta^(-2i/C), each [B, T, C/2] (Su et al. 2021, equation 15)."""
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = position_BT[..., None].astype(jnp.float32) * frequency[None, None, :]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the pairs (x_i, x_{i + C/2}) of each head by the position's angle.
+
+    ``x`` is [B, T, ..., C] with any head axes between; the pairing is that of Llama's published weights.
+    """
+    shape = angles[0].shape[:2] + (1,) * (x.ndim - 3) + angles[0].shape[2:]
+    cos, sin = (part.astype(x.dtype).reshape(shape) for part in angles)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+class Norm(nnx.Module):
+    """RMSNorm with a learned scale."""
+
+    def __init__(self, width: int, eps: float, axis: str = "embed"):
+        self.scale = declare((width,), (axis,), mean=1.0)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x, self.scale[...], self.eps)
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias over the last ``inputs`` axes of x; kernel [*in, *out]."""
+
+    def __init__(self, shape, axes, *, inputs: int, bias: bool, std: float):
+        self.kernel = declare(shape, axes, std=std)
+        self.bias = declare(shape[inputs:], axes[inputs:]) if bias else None
+        self.inputs = inputs
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # One plain matrix product over all tokens: the gradient of a kernel with several
+        # leading axes is transposed on CPU and takes more than twice as long.
+        lead, kernel = x.shape[: x.ndim - self.inputs], self.kernel[...].astype(x.dtype)
+        out_shape = kernel.shape[self.inputs :]
+        out = x.reshape(math.prod(lead), -1) @ kernel.reshape(-1, math.prod(out_shape))
+        if self.bias is not None:
+            out = out + self.bias[...].astype(x.dtype).reshape(1, -1)
+        return out.reshape(lead + out_shape)
+
+
+@jax.checkpoint
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) · up; the backward pass computes the sigmoid again, cheaper than keeping its parts."""
+    return jax.nn.silu(gate) * up
+
+
+class Attention(nnx.Module):
+    """The projections of grouped-query attention; which keys are seen is the caller's business."""
+
+    def __init__(self, config):
+        width, q, h, c = config.width, config.heads, config.kv_heads, config.head_dim
+        std, out_std = width**-0.5, (q * c * 2 * config.layers) ** -0.5
+        into = dict(inputs=1, bias=config.bias, std=std)
+        self.query = Linear((width, q, c), ("embed", "heads", "head_dim"), **into)
+        self.key = Linear((width, h, c), ("embed", "kv_heads", "head_dim"), **into)
+        self.value = Linear((width, h, c), ("embed", "kv_heads", "head_dim"), **into)
+        self.out = Linear((q, c, width), ("heads", "head_dim", "embed"), inputs=2, bias=config.out_bias, std=out_std)
+        norms = config.qk_norm
+        self.query_norm = Norm(c, config.norm_eps, "head_dim") if norms else None
+        self.key_norm = Norm(c, config.norm_eps, "head_dim") if norms else None
+
+    def project(self, x_BTD: jax.Array, angles) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """query [B, T, Q, C] and key, value [B, T, H, C], positions turned in."""
+        query, key, value = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotate(query, angles), rotate(key, angles), value
+
+
+class Mlp(nnx.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, equation 6)."""
+
+    def __init__(self, config):
+        width, hidden = config.width, config.mlp_width
+        into = dict(inputs=1, bias=False, std=width**-0.5)
+        self.gate = Linear((width, hidden), ("embed", "mlp"), **into)
+        self.up = Linear((width, hidden), ("embed", "mlp"), **into)
+        out_std = (hidden * 2 * config.layers) ** -0.5
+        self.down = Linear((hidden, width), ("mlp", "embed"), inputs=1, bias=False, std=out_std)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(swiglu(self.gate(x), self.up(x)))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config):
+        self.attention_norm = Norm(config.width, config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = Norm(config.width, config.norm_eps)
+        self.mlp = Mlp(config)
+
+    def __call__(self, x_BTD: jax.Array, angles, attend_fn) -> tuple[jax.Array, object]:
+        """``attend_fn(query, key, value) -> (out_BTQC, kept)``; returns the new x and ``kept``."""
+        out, kept = attend_fn(*self.attention.project(self.attention_norm(x_BTD), angles))
+        x_BTD = x_BTD + self.attention.out(out)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), kept

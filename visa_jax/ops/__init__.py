@@ -1,0 +1,1 @@
+"""Small functions that everything above shares: masks, safe numerics, condition vectors."""

@@ -1,0 +1,1 @@
+"""Devices and processes: mesh, axes, multi-host."""

@@ -1,0 +1,1 @@
+"""The outer loop: optimizer, jitted update, metrics, progress."""

@@ -1,0 +1,25 @@
+"""The policy as the update sees it: log-probabilities of given completions and critic values, one forward pass."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from visa_jax.rollout import completion_logps
+from visa_jax.types import Array, LanguageModel, Params, Rollout
+
+
+def make_policy_fn(
+    lm: LanguageModel, *, temperature: float, critic_fn: Callable | None = None, chunk: int | None = None
+) -> Callable[[Params, Rollout], tuple[Array, Array]]:
+    """``policy_fn(params, rollout) -> (logp_BT, critic_BTK)``; K = 0 without a critic.
+
+    params = {"decoder": ..., "critic": ...}; the critic reads the states that predict each token.
+    """
+
+    def policy_fn(params: Params, rollout: Rollout) -> tuple[Array, Array]:
+        logp_BT, state_BTD = completion_logps(lm, params["decoder"], rollout, temperature=temperature, chunk=chunk)
+        if critic_fn is None:
+            return logp_BT, jnp.zeros((*logp_BT.shape, 0), logp_BT.dtype)
+        return logp_BT, critic_fn(params["critic"], state_BTD)
+
+    return policy_fn

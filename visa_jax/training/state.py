@@ -1,0 +1,14 @@
+"""The state of a run at its first step."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from visa_jax.types import Params, TrainState
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, method_state, key: jax.Array) -> TrainState:
+    """TrainState at step 0; ``key`` is the run's typed key, never consumed: steps use fold_in(key, step)."""
+    return TrainState(
+        step=jnp.int32(0), params=params, opt_state=optimizer.init(params), method_state=method_state, key=key
+    )

@@ -1,0 +1,115 @@
+"""One update, from scored rows to new parameters: the function that jit, mesh and pmap wrap.
+
+The journey of a batch:
+1. log-probabilities of the reference policy (and, with critics, of the policy before the update);
+2. ``method.combine``: K rewards -> one advantage per token (inside the same program, so min-norm is jitted too);
+3. for each epoch and minibatch: ``method.loss``, its gradient, the optimizer;
+4. metrics, each divided once, at the end.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from visa_jax.methods.base import Advantages, Method, PolicyOutput
+from visa_jax.types import Array, Batch, Params, Rollout, Scored, TrainState, WeightedSum
+
+# (params, rollout) -> (logp_BT, critic_BTK): the forward pass of policy and critic heads
+PolicyFn = Callable[[Params, Rollout], tuple[Array, Array]]
+
+
+def make_update(
+    method: Method,
+    policy_fn: PolicyFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    end_id: int,
+    epochs: int = 1,
+    minibatches: int = 1,
+) -> Callable:
+    """``update(state, ref_params, scored) -> (state, metrics)``; pure, to be jitted by the caller.
+
+    Minibatches are cut by prompts, so the rows of a group stay together. With one epoch of one minibatch and no
+    critic the old log-probabilities are the current ones (ratio 1 exactly), which saves a forward pass.
+    """
+    on_policy = epochs * minibatches == 1 and method.signals == 0
+
+    def update(state: TrainState, ref_params: Params, scored: Scored) -> tuple[TrainState, dict[str, Array]]:
+        rollout = scored.rollout
+        logp_ref_BT, _ = policy_fn(ref_params, rollout)
+        if on_policy:
+            logp_old_BT, critic_old_BTK = rollout.logp_BT, jnp.zeros((*rollout.mask_BT.shape, 0))
+        else:
+            logp_old_BT, critic_old_BTK = policy_fn(state.params, rollout)
+        batch = jax.lax.stop_gradient(
+            Batch(scored=scored, logp_old_BT=logp_old_BT, logp_ref_BT=logp_ref_BT, critic_old_BTK=critic_old_BTK)
+        )
+        method_state, advantages, metrics = method.combine(state.method_state, batch)
+
+        def loss_fn(params: Params, part: tuple[Batch, Advantages]):
+            logp_BT, critic_BTK = policy_fn(params, part[0].scored.rollout)
+            rows = part[0]
+            if on_policy:
+                rows = _with_old(rows, jax.lax.stop_gradient(logp_BT))
+            total, sums = method.loss(PolicyOutput(logp_BT=logp_BT, critic_BTK=critic_BTK), rows, part[1])
+            return total.mean(), sums | {"loss": total}
+
+        def gradient_step(carry, part):
+            params, opt_state = carry
+            grads, sums = jax.grad(loss_fn, has_aux=True)(params, part)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, opt_state), sums | {"grad_norm": _scalar(optax.global_norm(grads))}
+
+        parts = split_rows((batch, advantages), rollout.prompts.prompt_NL.shape[0], minibatches)
+        carry = (state.params, state.opt_state)
+        if epochs * minibatches == 1:
+            carry, sums = gradient_step(carry, jax.tree.map(lambda x: x[0], parts))
+        else:
+            repeated = jax.tree.map(lambda x: jnp.concatenate([x] * epochs), parts)
+            carry, stacked = jax.lax.scan(gradient_step, carry, repeated)
+            sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
+        metrics |= {name: value.mean() for name, value in sums.items() if name not in metrics}
+        metrics |= completion_metrics(rollout, end_id)
+        new_state = TrainState(
+            step=state.step + 1, params=carry[0], opt_state=carry[1], method_state=method_state, key=state.key
+        )
+        return new_state, metrics
+
+    return update
+
+
+def split_rows(tree, prompts: int, parts: int):
+    """Cut every leaf along its first axis (N prompts or B rows) into ``parts`` equal pieces: [parts, ...]."""
+    if prompts % parts:
+        raise ValueError(f"update.minibatches: {prompts} prompts do not divide into {parts} minibatches")
+    return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), tree)
+
+
+def completion_metrics(rollout: Rollout, end_id: int) -> dict[str, Array]:
+    """Lengths, the share cut off by the limit, and the entropy estimate -E[logp] of the sampled tokens."""
+    length_B = jnp.sum(rollout.mask_BT, axis=1)
+    ended_B = jnp.any(rollout.mask_BT & (rollout.completion_BT == end_id), axis=1)
+    tokens = jnp.maximum(jnp.sum(rollout.mask_BT), 1)
+    return {
+        "completions/mean_length": jnp.mean(length_B),
+        "completions/min_length": jnp.min(length_B),
+        "completions/max_length": jnp.max(length_B),
+        "completions/clipped_ratio": jnp.mean(~ended_B),
+        "entropy": -jnp.sum(jnp.where(rollout.mask_BT, rollout.logp_BT, 0.0)) / tokens,
+    }
+
+
+def _with_old(batch: Batch, logp_old_BT: Array) -> Batch:
+    return Batch(
+        scored=batch.scored,
+        logp_old_BT=logp_old_BT,
+        logp_ref_BT=batch.logp_ref_BT,
+        critic_old_BTK=batch.critic_old_BTK,
+    )
+
+
+def _scalar(value: Array) -> WeightedSum:
+    return WeightedSum(total=value, weight=jnp.float32(1.0))
