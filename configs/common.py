@@ -1,9 +1,41 @@
-"""Reads the text after the colon of `--config=configs/visa.py:tiny,seed=1`."""
+"""What the pages share: the text after the colon of `--config=configs/visa.py:tiny,seed=1`, and common sections."""
 
 import difflib
 from typing import Any
 
 from ml_collections import ConfigDict
+
+# What each MOC baseline changes; the same numbers as visa_jax/methods/baselines.py.
+MOC_BASELINES = {
+    "linear_ppo": {"signals": "linear", "weights": "uniform"},
+    "fixed_half": {"signals": "bi", "weights": "uniform"},
+    "mse_only": {"signals": "mse", "weights": "uniform"},
+}
+
+
+def policy() -> ConfigDict:
+    """Trunk of the base model and of every policy that starts from it."""
+    return ConfigDict({"width": 128, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "mlp_width": 384})
+
+
+def reader() -> ConfigDict:
+    """Trunk of the small models that read a text: every token sees the whole of it."""
+    return ConfigDict(
+        {"width": 96, "layers": 2, "heads": 4, "kv_heads": 4, "head_dim": 24, "mlp_width": 192, "causal": False}
+    )
+
+
+def fit(*, steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
+    """A supervised run with AdamW and a cosine decay."""
+    optimizer = {"learning_rate": learning_rate, "decay": "cosine", "weight_decay": 0.01, "warmup": 0.05}
+    return ConfigDict({"steps": steps, "batch_size": batch_size, "optimizer": optimizer})
+
+
+def preferences() -> tuple[tuple[float, float], ...]:
+    """The 21 training preferences: the eleven tenths, and ten more so that every digit occurs in both places."""
+    off_grid = (1, 12, 23, 34, 45, 56, 67, 78, 89, 99)
+    hundredths = sorted([*range(0, 101, 10), *off_grid])
+    return tuple((h / 100, 1 - h / 100) for h in hundredths)
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:

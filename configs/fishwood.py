@@ -10,27 +10,31 @@ Variants, also together (`:idle,fixed_half,seed=1`): `idle` adds a third place t
 can miss the front; `linear_ppo`, `fixed_half` (c = 1/2) and `mse_only` are the baselines; `tiny` only shows that it
 runs.
 
-Hardware: 2 CPU cores, EXPECTED_SECONDS, most of them compilation.
-Expected, eleven preferences of 512 episodes each, mean of seeds 0, 1, 2:
+Hardware: 2 CPU cores, 6 to 9 s (about 8 s of CPU, most of it compilation).
+Expected, eleven preferences of 512 episodes each, mean and deviation of seeds 0, 1, 2; a policy exactly on the front
+at every p has tau 1, control error 0, hyper-volume .45, and fish + wood weighted by p of .691:
 
-EXPECTED_TABLE
+               tau         control error   hyper-volume   p-weighted
+    moc        1.00 ± .00  .0009 ± .0001   .453 ± .002    .694         idle: 1.00  .0009 ± .0003  .452 ± .002
+    fixed_half 1.00 ± .00  .0010 ± .0002   .453 ± .001    .693               1.00  .0008 ± .0001  .453 ± .001
+    mse_only   1.00 ± .00  .0009 ± .0002   .452 ± .001    .696               1.00  .0009 ± .0001  .432 ± .011
+    linear_ppo  .72 ± .03  .0593 ± .0048   .193 ± .054    .772                .73  .0554 ± .0024  .234 ± .025
+
+What control there is comes from the control signal: min-norm adds nothing to c = 1/2 here. The reward signal keeps a
+policy from idling. Linear PPO solves its own problem nearly perfectly (the best p-weighted sum is .773, at the
+corners). With a learning rate of 3e-4 the same 300 steps stop it half-way (.684), and its control error is .005: early
+stopping, no following of p. Learning rates for MOC: 3e-3 to 1e-2 are alike; at 1.5e-2 to 4e-2 some seeds end in the
+alternating policy (half fish for every p above .5, control error .05).
 """
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import parse_arg
-
-# What each row changes in `moc`; the same numbers as visa_jax/methods/baselines.py.
-BASELINES = {
-    "linear_ppo": {"signals": "linear", "weights": "uniform"},
-    "fixed_half": {"signals": "bi", "weights": "uniform"},
-    "mse_only": {"signals": "mse", "weights": "uniform"},
-}
+from visa_jax_configs.common import MOC_BASELINES, parse_arg
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, seed=0, idle=False, tiny=False, **dict.fromkeys(BASELINES, False))
-    chosen = [name for name in BASELINES if options[name]]
+    options = parse_arg(arg, seed=0, idle=False, tiny=False, **dict.fromkeys(MOC_BASELINES, False))
+    chosen = [name for name in MOC_BASELINES if options[name]]
     if len(chosen) > 1:
         raise ValueError(f"arguments {' and '.join(chosen)}: one at a time")
 
@@ -67,7 +71,7 @@ def get_config(arg=None):
     optimizer.clip_norm = 1.0
 
     for name in chosen:
-        moc.update(BASELINES[name])
+        moc.update(MOC_BASELINES[name])
     if options.tiny:
         config.update({"steps": 10, "preferences_per_step": 4, "evaluation_episodes": 16, "progress_chunks": 2})
         moc.num_generations = 4

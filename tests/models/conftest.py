@@ -1,6 +1,8 @@
 """A tiny decoder for the tests of models."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from visa_jax.models import DecoderConfig, make_decoder
@@ -26,15 +28,10 @@ def build():
 
     def build(config):
         lm, init_fn = make_decoder(config)
-
-        @jax.jit
-        def draw(key):
-            leaves, tree = jax.tree.flatten(init_fn(key))
-            keys = jax.random.split(key, len(leaves))
-            noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-            return jax.tree.unflatten(tree, noisy)
-
+        draw = np.random.default_rng(0).normal
+        shapes = jax.eval_shape(init_fn, jax.random.key(0))
+        params = jax.tree.map(lambda leaf: jnp.asarray(draw(size=leaf.shape) * 0.25, jnp.float32), shapes)
         jitted = {name: jax.jit(getattr(lm, name)) for name in ("forward", "prefill", "extend", "decode", "logits")}
-        return lm._replace(**jitted), draw(jax.random.key(0))
+        return lm._replace(**jitted), params
 
     return build

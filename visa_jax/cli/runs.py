@@ -1,8 +1,8 @@
 """Runs on disk: what a finished run leaves in its workdir, and how the next command opens it.
 
-    workdir/config.json   the whole config, with "kind": supervise, visa or moc
-    workdir/tokenizer/    a transformers fast tokenizer
-    workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
+workdir/config.json   the whole config, with "kind": supervise, visa or moc
+workdir/tokenizer/    a transformers fast tokenizer
+workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
 """
 
 from pathlib import Path

@@ -1,17 +1,41 @@
 """Train VISA, MOC or a baseline. The same command goes on where an interrupted run stopped.
 
-visa-jax train --config=configs/visa.py:tiny --workdir=runs/visa --config.optimizer.learning_rate=1e-5
+visa-jax train --config=configs/visa.py:tiny --workdir=runs/visa --config.loop.optimizer.learning_rate=1e-5
 """
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from visa_jax import checkpoint
+from visa_jax.cli.experiment import (
+    MocTrainConfig,
+    VisaParts,
+    VisaTrainConfig,
+    make_moc,
+    make_visa,
+    open_moc,
+    open_visa,
+)
 from visa_jax.cli.flags import define_config, define_workdir
+from visa_jax.cli.judging import make_moc_monitor, make_visa_monitor
 from visa_jax.cli.main import run
-from visa_jax.config import UserError, config_differences, load_config, save_config
+from visa_jax.cli.runs import save_run
+from visa_jax.config import UserError, config_differences, from_config_dict, load_config, save_config, to_config_dict
+from visa_jax.data.tokenizer import decode_batch
+from visa_jax.training.loop import Experiment, Hooks, start, train
+from visa_jax.training.metrics import MetricsWriter
+from visa_jax.training.progress import Progress, graceful_stop
+from visa_jax.types import Params, Scored
+
+CONFIGS = {"visa": VisaTrainConfig, "moc": MocTrainConfig}
+SHOWN_SAMPLES = 10
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -20,11 +44,23 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
-    open_run(values.workdir, values.config)
+    config = read_config(values.config)
+    claim_workdir(values.workdir, to_config_dict(config))
+    parts = open_parts(config)
+    train_run(parts, values.workdir)
+    print(json.dumps({"workdir": values.workdir, **json.loads((Path(values.workdir) / "final.json").read_text())}))
     return 0
 
 
-def open_run(workdir: str, config: ConfigDict) -> None:
+def read_config(config: ConfigDict) -> VisaTrainConfig | MocTrainConfig:
+    """The typed config of a train page; ``method`` says which."""
+    method = config.get("method", "")
+    if method not in CONFIGS:
+        raise UserError(f"config.method: {method!r} is not one of {', '.join(CONFIGS)}")
+    return from_config_dict(CONFIGS[method], config)
+
+
+def claim_workdir(workdir: str, config: ConfigDict) -> None:
     """Keep `config` in `workdir`, or, where a run lies there, make sure that it was made with the same config."""
     if (Path(workdir) / "config.json").is_file():
         differences = config_differences(load_config(workdir), config)
@@ -32,6 +68,69 @@ def open_run(workdir: str, config: ConfigDict) -> None:
             raise UserError(f"{workdir}: holds a run with another config ({'; '.join(differences)}); use a new workdir")
     else:
         save_config(workdir, config)
+
+
+def open_parts(config: VisaTrainConfig | MocTrainConfig) -> Any:
+    """Open the runs that the config names."""
+    return open_visa(config) if config.method == "visa" else open_moc(config)
+
+
+def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Params:
+    """Train (or go on with) the run of ``parts`` in ``workdir`` and return the policy's decoder parameters."""
+    workdir, config = Path(workdir), parts.config
+    is_visa = isinstance(parts, VisaParts)
+    experiment, params, method_state = make_visa(parts) if is_visa else make_moc(parts)
+    monitor = make_visa_monitor(parts) if is_visa else make_moc_monitor(parts, method_state.normalizer)
+    experiment = experiment._replace(evaluate_fn=lambda params: monitor(params["decoder"]))
+    state = start(experiment, config.loop, params, method_state, jax.random.key(config.seed))
+    resumed = checkpoint.latest_step(workdir)
+    if resumed is not None:
+        state = checkpoint.restore(workdir, state)
+    writer = MetricsWriter(workdir, resume_step=resumed)
+    progress = Progress(title or workdir.name, config.loop.steps, start=resumed or 0)
+    with writer, progress, graceful_stop() as stop:
+
+        def on_metrics(step: int, metrics: dict) -> None:
+            writer.write(step, metrics)
+            progress.update(step, reward=metrics["reward"], kl=metrics["kl"], grad_norm=metrics["grad_norm"])
+
+        hooks = Hooks(
+            on_metrics=on_metrics,
+            on_samples=lambda step, scored: writer.write_samples(step, sample_rows(experiment, parts, scored)),
+            on_checkpoint=lambda step, state: checkpoint.save(workdir, step, state),
+            should_stop=lambda: bool(stop),
+        )
+        state = train(experiment, config.loop, state, params, hooks)
+        if stop:
+            stop.finish(f"saved step {int(state.step)} in {workdir}; the same command goes on from there")
+    save_run(workdir, to_config_dict(config), parts.source, state.params["decoder"], int(state.step))
+    if not is_visa:
+        save_normalizer(workdir, method_state.normalizer)
+    return state.params["decoder"]
+
+
+def save_normalizer(workdir: Path, normalizer) -> None:
+    """The reward scale belongs beside every scaled figure."""
+    ends = {"low": np.asarray(normalizer.low_K).tolist(), "high": np.asarray(normalizer.high_K).tolist()}
+    (workdir / "normalizer.json").write_text(json.dumps(ends) + "\n")
+
+
+def sample_rows(experiment: Experiment, parts: Any, scored: Scored) -> list[dict]:
+    """The first completions of a step as texts with their rewards."""
+    rollout, tokenizer = scored.rollout, parts.source.tokenizer
+    count = min(SHOWN_SAMPLES, rollout.completion_BT.shape[0] // experiment.group_size)
+    rows = np.arange(count) * experiment.group_size
+    prompts = decode_batch(tokenizer, np.asarray(rollout.prompts.prompt_NL)[:count])
+    texts = decode_batch(tokenizer, np.asarray(rollout.completion_BT)[rows], np.asarray(rollout.mask_BT)[rows])
+    reward_BK = np.asarray(scored.reward_BK)[rows]
+    return [
+        {
+            "prompt": prompts[i],
+            "completion": texts[i],
+            "rewards": {r.name: float(x) for r, x in zip(experiment.rewards, reward_BK[i], strict=True)},
+        }
+        for i in range(count)
+    ]
 
 
 if __name__ == "__main__":

@@ -81,7 +81,12 @@ def make_visa_prompts_fn(
 
 
 def make_moc_prompts_fn(
-    source: Source, questions: Sequence[str], condition: Callable, prompts_per_step: int, key_data: Callable, encoding: str
+    source: Source,
+    questions: Sequence[str],
+    condition: Callable,
+    prompts_per_step: int,
+    key_data: Callable,
+    encoding: str,
 ) -> Callable:
     """``prompts_fn(key, step) -> PromptBatch`` for the RL loop: random questions with freshly drawn preferences."""
 

@@ -13,6 +13,7 @@ from visa_jax.data.testbed import corpus, objectives, probes
 from visa_jax.data.testbed.bed import Testbed, make_testbed
 from visa_jax.data.testbed.entailment import pairs
 from visa_jax.data.testbed.wishes import Wishes
+from visa_jax.data.testbed.world import TOPICS
 from visa_jax.data.tokenizer import make_testbed_tokenizer
 
 
@@ -36,6 +37,7 @@ class Source(NamedTuple):
     lengths: Lengths
     template: str  # of the VISA prompt, see data/template.py
     documents: Callable[[int, int, str], list[str]]
+    questions: Callable[[int, int, str], list[str]]
     sources: Callable[[int, int, str], list[tuple[str, str]]]  # (question, answer) pairs to rewrite
     labelled: Callable | None  # -> (texts, value [n, 10])
     wishes: Callable | None  # -> (texts, shift [n, 10])
@@ -44,6 +46,8 @@ class Source(NamedTuple):
     scored: Callable | None  # (n, seed, split) -> list of ScoredAnswer, damaged ones among them
     answers: Callable | None  # the same, clean: what MOC's SFT learns
     probes: Callable | None  # (name, n, seed) -> (texts, value)
+    topic_of: Callable[[str], str] | None  # of a question, for the oracle
+    score_answer: Callable | None  # (topic, text) -> objectives by the oracle
     testbed: Testbed | None  # the oracle, where there is one
 
 
@@ -60,10 +64,13 @@ def make_testbed_source(seed: int = 0) -> Source:
         lengths=Lengths(question=6, text=32, visa_prompt=46, wish=32, moc_prompt=16, answer=25, document=128),
         template="levels",
         documents=lambda n, s, split: corpus.pretraining_documents(testbed, rng(0, s, split), n, split),
+        questions=lambda n, s, split: corpus.questions(testbed, rng(9, s, split), n, split),
         sources=lambda n, s, split: [
             (asked, answer.text) for asked, answer in corpus.sources(testbed, rng(1, s, split), n, split)
         ],
-        labelled=lambda n, s, split: corpus.labelled_texts(testbed, rng(2, s, split), n, split),
+        labelled=lambda n, s, split: corpus.labelled_texts(
+            testbed, rng(2, s, split), n, split, short_share=0.5 * (split == "train")
+        ),
         wishes=lambda n, s, split: wishes.draw(rng(3, s, split), n, split),
         pairs=lambda n, s, split: pairs(testbed, rng(4, s, split), n, split),
         visa_pairs=lambda n, s, split: corpus.visa_pairs(testbed, rng(5, s, split), n, split),
@@ -72,5 +79,7 @@ def make_testbed_source(seed: int = 0) -> Source:
         ),
         answers=lambda n, s, split: objectives.moc_answers(testbed, rng(7, s, split), n, split=split),
         probes=lambda name, n, s: probes.probe(testbed, rng(8, s, "test"), name, n),
+        topic_of=lambda asked: next(word for word in asked.split() if word in TOPICS),
+        score_answer=lambda topic, text: objectives.score_answer(testbed, topic, text),
         testbed=testbed,
     )

@@ -49,10 +49,10 @@ def policy_rows(
     """
     mean_PK, scaled_PK = reward_PEK.mean(axis=1), scaled_PEK.mean(axis=1)
     row = front_row(preference_PK[seen_P], mean_PK[seen_P], scaled_PK[seen_P], reference)
-    row["tau_unseen"] = float(np.mean([kendall_tau(preference_PK[i], mean_PK[i]) for i in unseen_sets]))
-    row["control_error_unseen"] = float(
-        np.mean([control_error(scaled_PK[i], preference_PK[i]) for i in unseen_sets])
-    )
+    if len(unseen_sets):
+        row["tau_unseen"] = float(np.mean([kendall_tau(preference_PK[i], mean_PK[i]) for i in unseen_sets]))
+        errors = [control_error(scaled_PK[i], preference_PK[i]) for i in unseen_sets]
+        row["control_error_unseen"] = float(np.mean(errors))
     completions = scaled_PEK.shape[1]
     row["control_error_single"] = sample_control_error(
         scaled_PEK[seen_P].reshape(-1, scaled_PEK.shape[2]), np.repeat(preference_PK[seen_P], completions, axis=0)
@@ -60,14 +60,15 @@ def policy_rows(
     return row
 
 
-def points(preference_PK: np.ndarray, oracle_PK: np.ndarray, learned_PK: np.ndarray, seen_P: np.ndarray) -> list[dict]:
-    """The points of the Pareto and control figures."""
+def points(preference_PK, oracle_PK, learned_PK, scaled_PK, seen_P) -> list[dict]:
+    """The points of the Pareto and control figures: mean rewards [P, K] of each kind under each preference."""
     return [
         {
             "preference": [round(float(x), 2) for x in p],
             "oracle": [round(float(x), 4) for x in o],
             "learned": [round(float(x), 4) for x in r],
+            "scaled": [round(float(x), 4) for x in c],
             "unseen": not bool(s),
         }
-        for p, o, r, s in zip(preference_PK, oracle_PK, learned_PK, seen_P, strict=True)
+        for p, o, r, c, s in zip(preference_PK, oracle_PK, learned_PK, scaled_PK, seen_P, strict=True)
     ]

@@ -33,7 +33,11 @@ def detector_quality(predicted_NM: np.ndarray, label_NM: np.ndarray) -> dict:
     edges = np.linspace(-1, 1, 9)
     place = np.clip(np.digitize(predicted_NM.ravel(), edges) - 1, 0, 7)
     calibration = [
-        [float(predicted_NM.ravel()[place == b].mean()), float(label_NM.ravel()[place == b].mean()), int(np.sum(place == b))]
+        [
+            float(predicted_NM.ravel()[place == b].mean()),
+            float(label_NM.ravel()[place == b].mean()),
+            int(np.sum(place == b)),
+        ]
         for b in range(8)
         if np.any(place == b)
     ]

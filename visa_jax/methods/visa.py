@@ -13,7 +13,7 @@ from visa_jax.config import require
 from visa_jax.estimators import group_advantages
 from visa_jax.losses import policy_loss_sums
 from visa_jax.methods.base import Advantages, Method, PolicyOutput, reward_metrics
-from visa_jax.ops.conditions import add_shift, draw_shift
+from visa_jax.ops.conditions import draw_target
 from visa_jax.types import Array, Batch, WeightedSum
 
 
@@ -36,6 +36,7 @@ class VisaConfig:
     active_shift_min: int = 1  # [ours] how many values a training shift moves
     active_shift_max: int = 2
     overlap: float = 0.5  # [ours] share of shifts that move a value which the source already expresses
+    most_nonzero: int = 3  # [ours] values off 0 in a target: what a short text can state
 
     def __post_init__(self):
         require(self.num_generations >= 2, "visa.num_generations", "GRPO needs a group of at least 2 completions")
@@ -56,15 +57,14 @@ def make_method(config: VisaConfig) -> Method:
 
     def condition(key, anchor_NM: Array) -> Array:
         """Target [N, 10] = clip(v_orig + shift, -1, 1) with a random sparse shift (visa notes 2 and 7)."""
-        shift_NM = draw_shift(
+        return draw_target(
             key,
-            anchor_NM.shape[0],
+            jnp.asarray(anchor_NM),
             min_active=config.active_shift_min,
             max_active=config.active_shift_max,
-            anchor_NM=anchor_NM,
             overlap=config.overlap,
+            most_nonzero=config.most_nonzero,
         )
-        return add_shift(anchor_NM, shift_NM)
 
     def combine(state: dict, batch: Batch) -> tuple[dict, Advantages, dict]:
         """K rewards -> one advantage per row, normalised within the group of its prompt."""

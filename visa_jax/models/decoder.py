@@ -121,10 +121,13 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden):
         """float32 [..., V]."""
-        if self.config.tie_embeddings:
-            table = self.embedding[...].astype(hidden.dtype)
-            return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-        return self.output(hidden).astype(jnp.float32)
+        if not self.config.tie_embeddings:
+            return self.output(hidden).astype(jnp.float32)
+        table_VD = self.embedding[...].astype(hidden.dtype)
+        flat = jax.lax.dot_general(
+            hidden.reshape(-1, hidden.shape[-1]), table_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )
+        return flat.reshape(*hidden.shape[:-1], -1)
 
     def _embed(self, tokens_BT):
         return self.embedding[...].astype(self.config.dtype)[tokens_BT]

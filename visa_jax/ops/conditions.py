@@ -143,3 +143,51 @@ def draw_shift(
 def add_shift(value: Array, shift: Array) -> Array:
     """The target clip(value + shift, -1, 1) (VISA's sum and clip). Both ``[..., M]``."""
     return jnp.clip(value + shift, -1, 1)
+
+
+def draw_target(
+    key: Array,
+    anchor_NM: Array,
+    *,
+    min_active: int = 1,
+    max_active: int = 2,
+    overlap: float = 0.5,
+    most_nonzero: int = 3,
+    tries: int = 8,
+) -> Array:
+    """Targets clip(anchor + shift) that move and that a short text can state (VISA, ours).
+
+    The anchor is a detector's reading, rounded to halves before the two conditions are checked: at most
+    ``most_nonzero`` values off 0, and some value moved by 1/2 at least. With probability ``overlap`` a shift moves a
+    value that the anchor holds, towards its other side, else a rewrite would hardly ever take a value back.
+
+    Args:
+      key: typed PRNG key.
+      anchor_NM: v_orig in [-1, 1].
+      tries: shifts drawn per row; the first that fits is taken (the last where none fits).
+
+    Returns:
+      float32 ``[N, M]`` in [-1, 1].
+    """
+    n, width = anchor_NM.shape
+    held_NM = jnp.round(2 * anchor_NM) / 2
+
+    def attempt(key):
+        shift_key, use_key, which_key, size_key = jax.random.split(key, 4)
+        shift_NM = draw_shift(shift_key, n, min_active=min_active, max_active=max_active, width=width)
+        # one held value per row (any, if none is held), and how far to push it against its sign
+        score_NM = jax.random.uniform(which_key, (n, width)) + (held_NM != 0)
+        chosen_NM = jax.nn.one_hot(jnp.argmax(score_NM, axis=1), width)
+        size_N1 = jax.random.choice(size_key, jnp.array(STRENGTHS, jnp.float32), (n, 1))
+        against_NM = jnp.where(chosen_NM > 0, -jnp.sign(held_NM) * size_N1, 0.0)
+        use_N1 = (jax.random.uniform(use_key, (n, 1)) < overlap) & jnp.any(held_NM != 0, axis=1, keepdims=True)
+        shift_NM = jnp.where(use_N1 & (chosen_NM > 0), against_NM, shift_NM)
+        rounded_NM = add_shift(held_NM, shift_NM)
+        fits_N = (jnp.sum(rounded_NM != 0, axis=1) <= most_nonzero) & (
+            jnp.max(jnp.abs(rounded_NM - held_NM), axis=1) >= STRENGTHS[0]
+        )
+        return add_shift(anchor_NM, shift_NM), fits_N
+
+    target_RNM, fits_RN = jax.vmap(attempt)(jax.random.split(key, tries))
+    first_N = jnp.where(jnp.any(fits_RN, axis=0), jnp.argmax(fits_RN, axis=0), tries - 1)
+    return target_RNM[first_N, jnp.arange(n)]

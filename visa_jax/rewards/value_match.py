@@ -8,6 +8,8 @@ from visa_jax.ops.numerics import cosine
 from visa_jax.rewards.base import text_tokens
 from visa_jax.types import Array, Params, Rollout
 
+VALUE_REWARDS = ("cos", "l2", "cos+l2")
+
 
 def value_reward(detected_BM: Array, target_BM: Array, kind: str) -> Array:
     """Reward [B] in [0, 1] of detected values against a target.

@@ -23,16 +23,18 @@ def generate(
     top_k: int = 0,
     top_p=1.0,
     min_p=0.0,
-    end_id: int,
+    end_id: int | tuple[int, ...],
     pad_id: int,
 ) -> Rollout:
     """Completions [B, T] with B = N * group_size and T = max_new_tokens.
 
     The end token is kept and counted; after it stand ``pad_id``, mask False and logp 0. ``logp_BT``
     is at the sampling temperature, before truncation (see ``sample_token``). Step t draws with
-    ``fold_in(key, t)``. ``temperature``, ``top_p`` and ``min_p`` may be traced; the rest is static.
+    ``fold_in(key, t)``. Any of several end ids ends a row. ``temperature``, ``top_p`` and ``min_p``
+    may be traced; the rest is static.
     """
     prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL)
+    ends = jnp.asarray(end_id, jnp.int32).reshape(1, -1)
     rows, length = prompts.prompt_NL.shape[0] * group_size, max_new_tokens
 
     def draw(logits_BV, step):
@@ -46,7 +48,7 @@ def generate(
             jax.lax.dynamic_update_slice(array, column[:, None], (0, step))
             for array, column in ((tokens_BT, token_B), (mask_BT, alive_B), (logp_BT, jnp.where(alive_B, logp_B, 0)))
         )
-        return cache, token_B, alive_B & (token_B != end_id), tokens_BT, mask_BT, logp_BT
+        return cache, token_B, alive_B & jnp.all(token_B[:, None] != ends, axis=1), tokens_BT, mask_BT, logp_BT
 
     def advance(carry):
         step, (cache, token_B, *rest) = carry

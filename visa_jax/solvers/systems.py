@@ -27,23 +27,31 @@ def solve_small(matrix: Array, rhs: Array) -> Array:
       ``[..., K]``. For a singular matrix some finite or infinite x that need not solve anything: check it.
     """
     K = matrix.shape[-1]
-    table = jnp.concatenate([matrix, rhs[..., None]], axis=-1)
-    unused = jnp.ones(table.shape[:-1], bool)
-    solution = []
-    for column in range(K):
-        size = jnp.where(unused, jnp.abs(table[..., column]), -1)
-        is_pivot = jax.nn.one_hot(jnp.argmax(size, axis=-1), K, dtype=bool)
+
+    def eliminate(carry, column):
+        table, unused = carry
+        entry = jnp.take(table, column, axis=-1)
+        is_pivot = jax.nn.one_hot(jnp.argmax(jnp.where(unused, jnp.abs(entry), -1), axis=-1), K, dtype=bool)
+        pivot = jnp.sum(jnp.where(is_pivot, entry, 0), axis=-1)[..., None, None]
         row = jnp.sum(jnp.where(is_pivot[..., None], table, 0), axis=-2, keepdims=True)
-        pivot = row[..., column : column + 1]
         row = row / jnp.where(pivot == 0, 1, pivot)
-        table = jnp.where(is_pivot[..., None], row, table - table[..., column : column + 1] * row)
-        unused = unused & ~is_pivot
-        solution.append(is_pivot)
-    return jnp.stack([jnp.sum(jnp.where(is_pivot, table[..., K], 0), axis=-1) for is_pivot in solution], axis=-1)
+        table = jnp.where(is_pivot[..., None], row, table - entry[..., None] * row)
+        return (table, unused & ~is_pivot), is_pivot
+
+    start = jnp.concatenate([matrix, rhs[..., None]], axis=-1), jnp.ones(rhs.shape, bool)
+    (table, _), is_pivot = jax.lax.scan(eliminate, start, jnp.arange(K))
+    return jnp.moveaxis(jnp.sum(jnp.where(is_pivot, table[..., K][None], 0), axis=-1), 0, -1)
 
 
 def eigh_small(matrix_KK: Array) -> tuple[Array, Array]:
-    """Eigenvalues ``[K]`` (in no order) and eigenvectors ``[K, K]`` (columns) of a symmetric matrix, by Jacobi's method."""
+    """Eigen-decomposition of a symmetric matrix by Jacobi's method.
+
+    Args:
+      matrix_KK: symmetric.
+
+    Returns:
+      ``(values_K, vectors_KK)``: eigenvalues in no order, eigenvectors as columns.
+    """
     K = matrix_KK.shape[0]
     eye_KK = jnp.eye(K, dtype=matrix_KK.dtype)
     pairs = np.array(list(itertools.combinations(range(K), 2)) * SWEEPS, np.int32).reshape(-1, 2)

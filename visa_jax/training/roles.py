@@ -6,7 +6,7 @@ is MOC's; ``visa_sft`` and ``moc_sft`` are policies before RL. Each takes a ``So
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -186,10 +186,21 @@ ROLES = {
 }
 
 
+def role_functions(source: Source, trunk: TrunkConfig) -> dict[str, Any]:
+    """The pure functions of each reading role over a trunk: what rewards and evaluation take."""
+    lm, _ = make_decoder(decoder_config(source, trunk))
+    detect, _ = make_detector(lm, len(VALUES))
+    encode, compare, _ = make_analyzer(lm, stop_id=stop_id(source))
+    score, _ = make_reward_reader(lm)
+    return {"detector": detect, "translator": detect, "analyzer": (encode, compare), "reward_model": score}
+
+
 def held_out_loss(task: Task, rows: Rows, batch_size: int) -> Callable[[Params], float]:
     """``loss(params)`` over held-out rows, compiled once; the rows must fill whole batches."""
     count = len(next(iter(rows.values()))) // batch_size
-    stacked = {name: jnp.asarray(x[: count * batch_size].reshape(count, batch_size, *x.shape[1:])) for name, x in rows.items()}
+    stacked = {
+        name: jnp.asarray(x[: count * batch_size].reshape(count, batch_size, *x.shape[1:])) for name, x in rows.items()
+    }
 
     @jax.jit
     def loss(params, stacked):

@@ -61,7 +61,7 @@ def make_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
 
         grads, sums = jax.grad(loss_fn, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        metrics = {name: value.mean() for name, value in sums.items()} | {"grad_norm": optax.global_norm(grads)}
+        metrics = {name: value.mean() for name, value in sums.items()} | {"grad_norm": optax.tree.norm(grads)}
         return optax.apply_updates(params, updates), opt_state, metrics
 
     return jax.vmap(single) if task.twins else single
@@ -87,9 +87,9 @@ def fit(
     """
     optimizer = make_optimizer(config.optimizer, config.steps)
     if params is None:
-        params = jax.vmap(task.init)(jax.random.split(key, task.twins)) if task.twins else task.init(key)
-    init = jax.vmap(optimizer.init) if task.twins else optimizer.init
-    opt_state = jax.jit(init)(params)
+        keys = jax.random.split(key, task.twins) if task.twins else key
+        params = jax.jit(jax.vmap(task.init) if task.twins else task.init)(keys)
+    opt_state = jax.jit(jax.vmap(optimizer.init) if task.twins else optimizer.init)(params)
     step_fn = jax.jit(make_step(task, optimizer), donate_argnums=(0, 1))
     params = jax.tree.map(jnp.copy, params)  # the caller's start is not donated away
     best, best_params, bad, history, started = np.inf, None, 0, [], time.perf_counter()

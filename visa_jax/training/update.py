@@ -61,7 +61,7 @@ def make_update(
             grads, sums = jax.grad(loss_fn, has_aux=True)(params, part)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
-            return (params, opt_state), sums | {"grad_norm": _scalar(optax.global_norm(grads))}
+            return (params, opt_state), sums | {"grad_norm": _scalar(optax.tree.norm(grads))}
 
         parts = split_rows((batch, advantages), rollout.prompts.prompt_NL.shape[0], minibatches)
         carry = (state.params, state.opt_state)

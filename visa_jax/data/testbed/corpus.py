@@ -46,6 +46,11 @@ def question(testbed: Testbed, rng: np.random.Generator, topic: str, split: str 
     return pick(rng, testbed.wording.questions(topic, split))
 
 
+def questions(testbed: Testbed, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
+    """n questions about random topics."""
+    return [question(testbed, rng, draw_topic(rng), split) for _ in range(n)]
+
+
 def draw_levels(rng: np.random.Generator, count: int) -> list[tuple[int, float]]:
     """``count`` distinct values, each with one of the four levels."""
     return [(int(value), pick(rng, LEVELS)) for value in rng.permutation(len(VALUES))[:count]]
@@ -184,10 +189,10 @@ def corrupt(rng: np.random.Generator, text: str) -> str:
     return " ".join(words[:TEXT_LIMIT])
 
 
-def _labelled_statements(testbed: Testbed, rng: np.random.Generator, split: str) -> list[Statement]:
-    """0 to 4 facts and 0 to 4 value sentences, every sixth of them neutral; at least one sentence in all."""
+def _labelled_statements(testbed: Testbed, rng: np.random.Generator, split: str, short: bool) -> list[Statement]:
+    """0 to 4 facts and 0 to 4 value sentences (short: 0 or 1 fact, one value sentence), every sixth of them neutral."""
     wording, assignment = testbed.wording, testbed.world.assignment(rng, draw_topic(rng), 0.5)
-    facts, values = 0, 0
+    facts, values = (int(rng.integers(2)), 1) if short else (0, 0)
     while facts + values == 0:
         facts, values = int(rng.integers(5)), int(rng.integers(5))
     slots = [SLOTS[i] for i in rng.permutation(len(SLOTS))[:facts]]
@@ -205,15 +210,17 @@ def labelled_texts(
     split: str = "train",
     corrupt_share: float = 0.1,
     forms: tuple[str, ...] | None = None,
+    short_share: float = 0.0,
 ) -> tuple[list[str], np.ndarray]:
     """n texts with value labels float32 [n, 10] for the detector; a damaged text is labelled by what is still readable.
 
+    ``short_share`` of them hold a single value sentence, from which a detector learns fastest.
     ``forms`` restricts value sentences to these forms (texts with any other are drawn again).
     """
     texts: list[str] = []
     labels: list[np.ndarray] = []
     while len(texts) < n:
-        statements = _labelled_statements(testbed, rng, split)
+        statements = _labelled_statements(testbed, rng, split, rng.random() < short_share)
         if forms is not None and any(s.fact is None and s.form not in forms for s in statements):
             continue
         text = join_statements(rng, statements)

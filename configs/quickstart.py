@@ -1,0 +1,53 @@
+"""The main job: every stage of the quickstart, its page and its budget of seconds on one core.
+
+    bash launch/quickstart.sh            # about 10 minutes on 2 cores
+    visa-jax quickstart --workdir=runs/quickstart
+
+Two branches run side by side, one core each. `fast` cuts every stage to about a fifth (it shows that all works, not
+what the methods can do); `full` adds the -MSE-alone row.
+"""
+
+from ml_collections import ConfigDict
+
+from visa_jax_configs.common import parse_arg
+
+# branch -> stage -> (page, argument, steps, seconds allowed)
+STAGES = {
+    "moc": {
+        "base": ("base", "", 300, 120),
+        "moc_sft": ("moc_sft", "", 150, 60),
+        "reward_helpful": ("reward_model", "objective=0", 200, 70),
+        "reward_warm": ("reward_model", "objective=1", 120, 50),
+        "moc": ("moc", "", 100, 100),
+        "fixed_half": ("moc", "fixed_half", 100, 100),
+        "linear_ppo": ("moc", "linear_ppo", 100, 100),
+    },
+    "visa": {
+        "detector": ("detector", "", 600, 120),
+        "analyzer": ("analyzer", "", 350, 80),
+        "translator": ("translator", "", 250, 40),
+        "visa_sft": ("visa_sft", "", 250, 120),
+        "visa": ("visa", "", 220, 240),
+    },
+}
+FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")
+
+
+def get_config(arg=None):
+    options = parse_arg(arg, fast=False, full=False, seed=0)
+    config = ConfigDict()
+    config.seed = options.seed
+    config.mode = "fast" if options.fast else "full" if options.full else "standard"
+    config.judged_rows = 64 if options.fast else 256  # rewrites a method is judged on
+    config.judged_questions = 8 if options.fast else 32  # questions under each of 51 preferences
+    config.fishwood = ("",) if options.fast else FISHWOOD
+    for branch, stages in STAGES.items():
+        if options.full and branch == "moc":
+            stages = stages | {"mse_only": ("moc", "mse_only", 100, 100)}
+        config[branch] = ConfigDict()
+        for name, (page, argument, steps, seconds) in stages.items():
+            share = 6 if options.fast else 1
+            config[branch][name] = ConfigDict(
+                {"page": page, "argument": argument, "steps": max(steps // share, 10), "seconds": seconds / share}
+            )
+    return config

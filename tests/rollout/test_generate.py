@@ -1,0 +1,150 @@
+"""Generation: known texts from tables, ends and masks, early stop, and agreement with recomputed log-probabilities."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from visa_jax.models import DecoderConfig, make_decoder
+from visa_jax.rollout import completion_logps, generate
+
+END, PAD = 3, 0
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """(lm, params) of a tiny decoder, sharp enough that greedy texts differ between prompts."""
+    lm, init_fn = make_decoder(
+        DecoderConfig(vocab_size=11, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp_width=16)
+    )
+    return lm, jax.tree.map(lambda leaf: 2 * leaf, jax.jit(init_fn)(jax.random.key(0)))
+
+
+def jitted(lm, **settings):
+    return jax.jit(functools.partial(generate, lm, end_id=END, pad_id=PAD, **settings))
+
+
+def chain(*links, vocab=6):
+    """Logits of a table in which each token is followed by its link with near certainty."""
+    table = np.full((vocab, vocab), -50.0, np.float32)
+    for last, following in links:
+        table[last, following] = 0.0
+    return jnp.asarray(table)
+
+
+def test_end_token_is_kept_and_nothing_counts_after_it(table_lm, prompt_batch):
+    lm, params = table_lm(6), chain((1, 2), (2, END), (END, 5), (4, END))
+    prompts = prompt_batch([[5, 1], [4, 5]], [2, 1])
+    rollout = jitted(lm, group_size=2, max_new_tokens=4)(params, prompts, jax.random.key(0))
+    expected = [[2, END, PAD, PAD]] * 2 + [[END, PAD, PAD, PAD]] * 2
+    np.testing.assert_array_equal(rollout.completion_BT, expected)
+    np.testing.assert_array_equal(rollout.mask_BT, [[1, 1, 0, 0]] * 2 + [[1, 0, 0, 0]] * 2)
+    assert (np.asarray(rollout.logp_BT)[~np.asarray(rollout.mask_BT)] == 0).all()
+
+
+def test_a_completion_without_end_fills_the_length(table_lm, prompt_batch):
+    lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 2))
+    rollout = jitted(lm, group_size=1, max_new_tokens=3)(params, prompt_batch([[1]]), jax.random.key(0))
+    np.testing.assert_array_equal(rollout.completion_BT, [[2, 4, 2]])
+    assert rollout.mask_BT.all()
+
+
+@pytest.mark.parametrize("starts, steps", [([4, 4], 0), ([1, 4], 1), ([5, 4], 6)])
+def test_early_stop_runs_no_more_steps_than_the_longest_row(table_lm, prompt_batch, starts, steps):
+    seen = []
+    lm = table_lm(6, on_decode=lambda step: seen.append(int(step)))
+    params = chain((4, END), (1, 2), (2, END), (5, 5))
+    rollout = jitted(lm, group_size=1, max_new_tokens=7)(params, prompt_batch([[s] for s in starts]), jax.random.key(0))
+    jax.block_until_ready(rollout)
+    jax.effects_barrier()
+    assert sorted(seen) == list(range(steps))
+
+
+def test_second_token_follows_the_table(table_lm, prompt_batch):
+    """Pairs of two sampled tokens against the product of known probabilities, by chi-square."""
+    probs = np.array([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25], [0.3, 0.6, 0.1]])
+    run = jax.jit(functools.partial(generate, table_lm(3), group_size=10_000, max_new_tokens=2, end_id=-1, pad_id=0))
+    rollout = run(jnp.log(jnp.asarray(probs, jnp.float32)), prompt_batch([[1]]), jax.random.key(1))
+    counts = np.bincount(rollout.completion_BT @ np.array([3, 1]), minlength=9)
+    expected = (probs[1][:, None] * probs).ravel() * 10_000
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_sampled_logp_is_the_recomputed_one(decoder, prompt_batch, chunk):
+    lm, params = decoder
+    prompts = prompt_batch(jax.random.randint(jax.random.key(3), (3, 5), 1, 11), [5, 3, 1])
+    rollout = jitted(lm, group_size=4, max_new_tokens=6, temperature=0.7)(params, prompts, jax.random.key(4))
+    logp, state = jax.jit(functools.partial(completion_logps, lm, temperature=0.7, chunk=chunk))(params, rollout)
+    assert 0.2 < np.asarray(rollout.mask_BT).mean() < 1  # some rows end early, not all at once
+    np.testing.assert_allclose(logp, rollout.logp_BT, atol=1e-4)
+    assert state.shape == (12, 6, 16)
+
+
+def test_chunks_change_neither_logps_nor_gradients(decoder, prompt_batch):
+    lm, params = decoder
+    prompts = prompt_batch(jax.random.randint(jax.random.key(3), (2, 5), 1, 11))
+    rollout = jitted(lm, group_size=2, max_new_tokens=4)(params, prompts, jax.random.key(4))
+
+    def gradient(chunk):
+        loss = lambda params: jnp.sum(completion_logps(lm, params, rollout, chunk=chunk)[0] ** 2)  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    for whole, chunked in zip(jax.tree.leaves(gradient(None)), jax.tree.leaves(gradient(1)), strict=True):
+        np.testing.assert_allclose(chunked, whole, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="chunk"):
+        completion_logps(lm, params, rollout, chunk=3)
+
+
+def test_states_are_those_that_predict_each_token(table_lm, prompt_batch):
+    lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 5))
+    rollout = jitted(lm, group_size=2, max_new_tokens=3)(params, prompt_batch([[1]]), jax.random.key(0))
+    _, state = completion_logps(lm, params, rollout)
+    np.testing.assert_array_equal(jnp.argmax(state, axis=-1), [[1, 2, 4]] * 2)
+
+
+def test_greedy_equals_top_1_and_ignores_the_key(decoder, prompt_batch):
+    lm, params = decoder
+    prompts = prompt_batch(jax.random.randint(jax.random.key(3), (3, 5), 1, 11))
+    greedy = jitted(lm, group_size=1, max_new_tokens=8, temperature=0.0)
+    top_1 = jitted(lm, group_size=1, max_new_tokens=8, temperature=1.0, top_k=1)
+    first, other = (greedy(params, prompts, jax.random.key(seed)).completion_BT for seed in (0, 1))
+    np.testing.assert_array_equal(first, other)
+    np.testing.assert_array_equal(first, top_1(params, prompts, jax.random.key(2)).completion_BT)
+    assert len(np.unique(np.asarray(first), axis=0)) > 1
+
+
+def test_other_prompts_and_their_padding_change_nothing(decoder, prompt_batch):
+    lm, params = decoder
+    ids = jax.random.randint(jax.random.key(3), (3, 5), 1, 11)
+    run = jitted(lm, group_size=1, max_new_tokens=8, temperature=0.0)
+    together = run(params, prompt_batch(ids, [5, 3, 2]), jax.random.key(0)).completion_BT
+    for row, length in enumerate((5, 3, 2)):
+        alone = run(params, prompt_batch(ids[row : row + 1, :length]), jax.random.key(0)).completion_BT
+        np.testing.assert_array_equal(together[row], alone[0])
+
+
+def test_steps_and_groups_draw_with_fresh_noise(table_lm, prompt_batch):
+    run = jax.jit(functools.partial(generate, table_lm(64), group_size=8, max_new_tokens=8, end_id=-1, pad_id=0))
+    tokens = np.asarray(run(jnp.zeros((64, 64)), prompt_batch([[1], [1]]), jax.random.key(0)).completion_BT)
+    assert len(np.unique(tokens, axis=0)) == 16 and len(np.unique(tokens, axis=1).T) > 1
+    assert all(len(np.unique(row)) > 4 for row in tokens)
+
+
+def test_another_temperature_compiles_nothing(table_lm, prompt_batch, compiles):
+    lm, params, prompts = table_lm(6), chain((1, 2), (2, 1)), prompt_batch([[1]])
+
+    @jax.jit
+    def run(params, prompts, key, temperature):
+        return generate(
+            lm, params, prompts, key, group_size=2, max_new_tokens=3, temperature=temperature, end_id=END, pad_id=PAD
+        )
+
+    first, second = (jax.random.key(0), jnp.float32(1.0)), (jax.random.key(1), jnp.float32(0.0))
+    jax.block_until_ready(run(params, prompts, *first))
+    compiles.reset()
+    jax.block_until_ready(run(params, prompts, *second))
+    assert compiles.count == 0, compiles.names

@@ -1,0 +1,79 @@
+"""Sampling against known probabilities, truncation by hand, log-probabilities as an update recomputes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from visa_jax.rollout import sample_token, token_logps
+from visa_jax.rollout.sampling import truncate
+
+PROBS = np.array([0.4, 0.3, 0.2, 0.1])
+
+
+def kept(**choice):
+    return np.isfinite(truncate(jnp.log(jnp.asarray(PROBS, jnp.float32))[None], **choice))[0].tolist()
+
+
+def test_truncation_by_hand():
+    assert kept() == [True] * 4
+    assert kept(top_k=2) == [True, True, False, False]
+    assert kept(top_p=0.65) == [True, True, False, False]  # .4 < .65 <= .7
+    assert kept(top_p=0.75) == [True, True, True, False]  # .7 < .75
+    assert kept(top_p=0.0) == [True, False, False, False]  # the best always stays
+    assert kept(min_p=0.6) == [True, True, False, False]  # .24 <= .3
+    assert kept(top_k=3, top_p=0.5) == [True, True, False, False]  # top-p over .4/.9, .3/.9, .2/.9
+
+
+@pytest.mark.parametrize(
+    "temperature, choice", [(1.0, {}), (0.5, {}), (2.0, {}), (1.0, dict(top_k=2)), (1.0, dict(top_p=0.75))]
+)
+def test_samples_follow_the_distribution(temperature, choice):
+    """Chi-square of 20,000 draws from one fixed key; a wrong tempering or truncation is off by hundreds."""
+    logits = jnp.tile(jnp.log(jnp.asarray(PROBS, jnp.float32))[None], (20_000, 1))
+    token, _ = sample_token(jax.random.key(0), logits, temperature=temperature, **choice)
+    expected = PROBS ** (1 / temperature) * kept(**choice)
+    expected = expected / expected.sum() * len(token)
+    counts = np.bincount(token, minlength=4)
+    assert (counts[expected == 0] == 0).all()
+    held = expected > 0
+    assert stats.chisquare(counts[held], expected[held]).pvalue > 1e-3
+
+
+def test_rows_draw_independently():
+    logits = jnp.zeros((4000, 2))
+    token, _ = sample_token(jax.random.key(3), logits)
+    pairs = np.bincount(2 * token[0::2] + token[1::2], minlength=4)
+    assert stats.chisquare(pairs).pvalue > 1e-3
+
+
+def test_logp_is_before_truncation_at_the_sampling_temperature():
+    logits = jnp.log(jnp.asarray(PROBS, jnp.float32))[None]
+    token, logp = sample_token(jax.random.key(0), logits, temperature=0.5, top_k=1)
+    squares = PROBS**2
+    assert token[0] == 0
+    np.testing.assert_allclose(logp, np.log(squares[0] / squares.sum()), rtol=1e-5)
+
+
+def test_greedy_and_top_1_agree_and_greedy_logp_is_at_temperature_1():
+    logits = jax.random.normal(jax.random.key(1), (50, 30))
+    greedy, logp = sample_token(jax.random.key(2), logits, temperature=0.0)
+    top_1, _ = sample_token(jax.random.key(2), logits, temperature=1.7, top_k=1)
+    np.testing.assert_array_equal(greedy, jnp.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(greedy, top_1)
+    np.testing.assert_allclose(logp, jnp.max(jax.nn.log_softmax(logits), axis=-1), atol=1e-5)
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = jnp.tile(jnp.array([[-jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf]]), (5000, 1))
+    token, logp = sample_token(jax.random.key(5), logits)
+    assert set(np.unique(token)) == {1, 3}
+    np.testing.assert_allclose(logp, np.log(0.5), rtol=1e-5)
+
+
+def test_gradient_of_token_logps_is_one_hot_minus_softmax():
+    logits = jax.random.normal(jax.random.key(0), (3, 5))
+    token = jnp.array([0, 4, 2])
+    gradient = jax.grad(lambda x: jnp.sum(token_logps(x, token)))(logits)
+    np.testing.assert_allclose(gradient, jax.nn.one_hot(token, 5) - jax.nn.softmax(logits), atol=1e-6)

@@ -1,0 +1,209 @@
+"""The two branches of the quickstart, each a sequence of the commands that a user could type.
+
+    moc    base -> moc_sft -> reward models -> MOC and its baselines -> judged
+    visa   detector, analyzer, translator -> (the base of the other branch) -> SFT -> GRPO -> judged; FishWood
+
+A branch writes ``<workdir>/<branch>.json`` (its share of summary.json), curves/ and samples/.
+"""
+
+import collections
+import json
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from visa_jax.cli.experiment import open_moc, open_visa
+from visa_jax.cli.flags import load_config_file
+from visa_jax.cli.judging import (
+    Judged,
+    judge_moc,
+    judge_visa,
+    loop_texts,
+    make_moc_set,
+    make_visa_set,
+    visa_bins,
+)
+from visa_jax.cli.runs import open_run
+from visa_jax.cli.sources import make_source
+from visa_jax.cli.supervise import SuperviseConfig, supervise
+from visa_jax.cli.train import read_config, train_run
+from visa_jax.config import from_config_dict
+from visa_jax.data.testbed.objectives import enumerate_front
+from visa_jax.estimators import QuantileNormalizer
+from visa_jax.training import fishwood
+from visa_jax.training.metrics import METRICS_FILE, CompileCounter
+from visa_jax.training.progress import Progress
+
+OWN_PROGRAMS = ("single", "rollout", "score", "update", "program", "train", "loss")
+
+
+class Branch:
+    """What a branch gathers: seconds per stage, rows, compile counts."""
+
+    def __init__(self, config, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.summary: dict = {"seconds": {}, "supervised": {}}
+
+    def stage(self, name: str, budget: float | None, work) -> None:
+        """Do ``work`` unless its run is finished, and note the seconds."""
+        began = time.perf_counter()
+        work()
+        self.summary["seconds"][name] = {"used": round(time.perf_counter() - began, 1), "budget": budget}
+
+    def keep(self, name: str, judged: Judged) -> None:
+        """The method's samples and learning curve, where the report looks for them."""
+        folder = self.workdir / "samples"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(judged.samples, indent=1) + "\n")
+        self.keep_curve(name, self.workdir / name / METRICS_FILE)
+
+    def keep_curve(self, name: str, file: Path) -> None:
+        folder = self.workdir / "curves"
+        folder.mkdir(exist_ok=True)
+        if file.is_file():
+            shutil.copyfile(file, folder / f"{name}.jsonl")
+
+
+def run_branch(name: str, config, workdir: Path) -> None:
+    """Run one branch to its end and write its share of the summary."""
+    branch = Branch(config, workdir)
+    with CompileCounter() as counter:
+        for stage, spec in config[name].items():
+            branch.stage(stage, spec.seconds, lambda stage=stage, spec=spec: run_stage(branch, stage, spec))
+        branch.stage("judge " + name, None, lambda: {"moc": judge_moc_branch, "visa": judge_visa_branch}[name](branch))
+        if name == "visa":
+            branch.stage("fishwood", 60, lambda: run_fishwood(branch))
+    counts = collections.Counter(counter.names)
+    branch.summary["compiles"] = {
+        f"{name}: {function}": count for function, count in counts.most_common() if function in OWN_PROGRAMS
+    }
+    (workdir / f"{name}.json").write_text(json.dumps(branch.summary) + "\n")
+
+
+def run_stage(branch: Branch, name: str, spec) -> None:
+    """One supervised or RL run in its own workdir, from its page."""
+    page = load_config_file(f"configs/{spec.page}.py:{','.join(filter(None, ['tiny', spec.argument]))}")
+    folder = branch.workdir / name
+    with page.unlocked():
+        if page.get("method"):
+            page.seed, page.loop.steps = branch.config.seed, spec.steps
+            page.runs.update(_runs_below(branch.workdir, page))
+        else:
+            page.role.seed, page.role.fit.steps = branch.config.seed, spec.steps
+            page.start = str(branch.workdir / "base") if page.start else ""
+    if not (folder / "final.json").is_file():
+        if page.get("method"):
+            _train(branch, page, folder, name)
+        else:
+            config = from_config_dict(SuperviseConfig, page)
+            start = wait_for_base(branch.workdir) if config.start else None
+            supervise(config, folder, make_source(config.data), start)
+    quality = folder / "quality.json"
+    if quality.is_file():
+        _note_quality(branch, name, json.loads(quality.read_text()))
+
+
+def _train(branch: Branch, page, folder: Path, name: str) -> None:
+    config = read_config(page)
+    parts = open_visa(config) if config.method == "visa" else open_moc(config)
+    train_run(parts, folder, title=name)
+
+
+def _runs_below(workdir: Path, page) -> dict:
+    """The runs that a page names, moved below the quickstart's workdir."""
+
+    def move(value):
+        return tuple(move(v) for v in value) if isinstance(value, tuple) else str(workdir / Path(value).name)
+
+    return {name: move(value) for name, value in page.runs.items()}
+
+
+def _note_quality(branch: Branch, name: str, quality: dict) -> None:
+    supervised = branch.summary["supervised"]
+    judge = quality.pop("judge", None)
+    if len(quality) > 2:
+        supervised[name] = {k: v for k, v in quality.items() if k not in ("seconds", "mae_by_value")}
+    if judge:
+        supervised[f"{name}_judge"] = {k: v for k, v in judge.items() if k != "mae_by_value"}
+
+
+def wait_for_base(workdir: Path):
+    """The base model's parameters, which the other branch trains meanwhile."""
+    waited = False
+    while not (workdir / "base" / "quality.json").is_file():
+        if not waited:
+            print("waiting for the base model of the other branch", flush=True)
+            waited = True
+        time.sleep(0.5)
+    return open_run(workdir / "base", "start", "base").params
+
+
+def judge_visa_branch(branch: Branch) -> None:
+    """VISA's table: copy, prompted base, SFT, VISA, VISA with the closed loop."""
+    workdir, config = branch.workdir, branch.config
+    run = open_run(workdir / "visa", "visa", "visa")
+    parts = open_visa(read_config(run.config))
+    fixed = make_visa_set(parts, config.judged_rows, "test", 1.0, 4242)
+    key = jax.random.key(0)
+    texts = {
+        "copy": list(fixed.pool.answers),
+        "prompted": parts.sample(parts.base, fixed.prompts, key).texts,
+        "sft": parts.sample(parts.start, fixed.prompts, key).texts,
+        "visa": parts.sample(run.params, fixed.prompts, key).texts,
+    }
+    texts["visa_loop"] = loop_texts(parts, fixed, run.params)
+    visa = branch.summary["visa"] = {"rows": {}, "points": {}}
+    for name, said in texts.items():
+        judged = judge_visa(parts, fixed, said)
+        visa["rows"][name], visa["points"][name] = judged.row, judged.points
+        branch.keep(name, judged)
+        if name in ("sft", "visa"):
+            branch.summary.setdefault("visa_bins", {})[name] = visa_bins(judged, fixed)
+    branch.keep_curve("sft", workdir / "visa_sft" / METRICS_FILE)
+    branch.summary["leakage"] = {name: row["leakage"] for name, row in visa["rows"].items()}
+
+
+def judge_moc_branch(branch: Branch) -> None:
+    """MOC's table: every policy of the branch on the same questions, preferences and reward scale."""
+    workdir, config = branch.workdir, branch.config
+    names = [name for name, spec in config.moc.items() if spec.page == "moc"]
+    parts = open_moc(read_config(open_run(workdir / "moc", "moc", "moc").config))
+    ends = json.loads((workdir / "moc" / "normalizer.json").read_text())
+    normalizer = QuantileNormalizer(low_K=np.asarray(ends["low"]), high_K=np.asarray(ends["high"]))
+    fixed = make_moc_set(parts, config.judged_questions, unseen=True)
+    moc = branch.summary["moc"] = {
+        "reference_point": list(parts.config.reference_point),
+        "objectives": list(parts.config.moc.reward_names),
+        "normalizer": ends,
+        "rows": {},
+        "points": {},
+        "front": enumerate_front()[1].tolist(),
+    }
+    for name in ("moc_sft", *names):
+        params = parts.start if name == "moc_sft" else open_run(workdir / name, name, "moc").params
+        judged = judge_moc(parts, normalizer, fixed, params)
+        label = "sft" if name == "moc_sft" else name
+        moc["rows"][label], moc["points"][label] = judged.row, judged.points
+        branch.keep(name, judged)
+
+
+def run_fishwood(branch: Branch) -> None:
+    """FishWood and its idle variant, MOC and baselines."""
+    for argument in branch.config.fishwood:
+        words = argument.split(",") if argument else []
+        section = "fishwood_idle" if "idle" in words else "fishwood"
+        row = next((word for word in words if word != "idle"), "moc")
+        page = load_config_file(f"configs/fishwood.py:{','.join([*words, f'seed={branch.config.seed}'])}")
+        config = from_config_dict(fishwood.FishWoodConfig, page)
+        with Progress(f"{section} {row}", config.steps) as progress:
+            told = fishwood.run(
+                config, lambda step, metrics, show=progress.update: show(step, reward=metrics["reward"])
+            )
+        part = branch.summary.setdefault(section, {"rows": {}, "points": {}, "front": [[0, 180], [20, 0]]})
+        part["rows"][row], part["points"][row] = told["row"], told["points"]
+        curve = branch.workdir / "curves" / f"{section}_{row}.jsonl"
+        curve.parent.mkdir(exist_ok=True)
+        curve.write_text("".join(json.dumps(line) + "\n" for line in told["curve"]))

@@ -1,0 +1,327 @@
+"""Assembly of VISA and MOC runs from their configs: the one place that knows all parts.
+
+``VisaTrainConfig`` and ``MocTrainConfig`` are what ``visa-jax train --config=...`` accepts; ``make_visa`` and
+``make_moc`` open the supervised runs that they name and hand their functions and parameters down.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from visa_jax.cli.runs import Run, open_run, reward_and_judge
+from visa_jax.cli.sources import DataConfig, make_source
+from visa_jax.config import from_config_dict, require
+from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, moc_prompts, visa_prompts
+from visa_jax.data.rows import prompt_batch
+from visa_jax.data.source import Source
+from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt
+from visa_jax.data.tokenizer import pad_id
+from visa_jax.evaluation.run import Readers, make_readers, make_sampler
+from visa_jax.methods import moc as moc_method
+from visa_jax.methods import visa as visa_method
+from visa_jax.models import make_decoder
+from visa_jax.models.heads import make_critic
+from visa_jax.rewards import rules
+from visa_jax.rewards.base import Reward
+from visa_jax.rewards.entailment import make_consistency, make_entailment
+from visa_jax.rewards.reward_model import make_learned_reward
+from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
+from visa_jax.training.loop import Experiment, LoopConfig
+from visa_jax.training.policy import make_policy_fn
+from visa_jax.training.roles import RoleConfig, decoder_config, role_functions, stop_id
+from visa_jax.types import LanguageModel, Params, PromptBatch
+
+SOURCE_TEMPERATURE = 0.7  # at which the frozen base model answers (ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisaRuns:
+    """The supervised runs that VISA stands on, by directory."""
+
+    base: str  # the frozen language model that answers
+    start: str  # the rewriter's start and KL reference: a visa_sft run
+    detector: str
+    analyzer: str
+    translator: str = ""  # only wishes in plain words need it
+
+
+@dataclasses.dataclass(frozen=True)
+class VisaTrainConfig:
+    """A VISA run."""
+
+    runs: VisaRuns
+    method: str = "visa"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    visa: visa_method.VisaConfig = visa_method.VisaConfig()
+    loop: LoopConfig = LoopConfig()
+    value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
+    pool: int = 2048  # source answers to draw from
+    pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
+    evaluation_rows: int = 64  # judged now and then while training
+
+    def __post_init__(self):
+        require(self.method == "visa", "method", f"{self.method!r} is not visa")
+        require(self.value_reward in VALUE_REWARDS, "value_reward", f"is not one of {', '.join(VALUE_REWARDS)}")
+        require(self.pool >= self.loop.prompts_per_step, "pool", "holds fewer rows than a step draws")
+
+
+@dataclasses.dataclass(frozen=True)
+class MocRuns:
+    """The supervised runs that MOC stands on, by directory."""
+
+    start: str  # the policy's start and KL reference: a moc_sft run
+    rewards: tuple[str, ...]  # one reward_model run per objective, in the order of moc.reward_names
+
+
+@dataclasses.dataclass(frozen=True)
+class MocTrainConfig:
+    """A MOC run, or one of its PPO baselines."""
+
+    runs: MocRuns
+    method: str = "moc"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    moc: moc_method.MocConfig = moc_method.MocConfig()
+    loop: LoopConfig = LoopConfig()
+    preference_encoding: str = "text"  # text | symbol
+    questions: int = 512  # training questions to draw from
+    normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
+    reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
+    evaluation_questions: int = 16  # judged now and then while training
+
+    def __post_init__(self):
+        require(self.method == "moc", "method", f"{self.method!r} is not moc")
+        require(len(self.moc.preferences) > 0, "moc.preferences", "is empty")
+        require(
+            len(self.runs.rewards) == len(self.moc.reward_names),
+            "runs.rewards",
+            f"{len(self.runs.rewards)} reward models for {len(self.moc.reward_names)} rewards",
+        )
+        require(
+            self.preference_encoding in PREFERENCE_ENCODINGS,
+            "preference_encoding",
+            f"{self.preference_encoding!r} is not one of {', '.join(PREFERENCE_ENCODINGS)}",
+        )
+
+
+class VisaParts(NamedTuple):
+    """Everything opened for a VISA run: what training, evaluation and the pipeline commands share."""
+
+    config: VisaTrainConfig
+    source: Source
+    lm: LanguageModel
+    readers: Readers
+    base: Params
+    start: Params
+    rewarders: tuple[Params, Params]  # detector and analyzer that reward
+    judges: tuple[Params, Params]  # detector and analyzer that only judge
+    functions: dict[str, Any]
+    sample: Any  # evaluation/run.py:make_sampler
+
+
+class MocParts(NamedTuple):
+    """Everything opened for a MOC run."""
+
+    config: MocTrainConfig
+    source: Source
+    lm: LanguageModel
+    readers: Readers
+    start: Params
+    rewarders: tuple[Params, ...]
+    judges: tuple[Params, ...]
+    functions: dict[str, Any]
+    sample: Any
+
+
+def role_of(run: Run) -> RoleConfig:
+    """The role config that a supervised run was made with."""
+    return from_config_dict(RoleConfig, run.config.role, f"{run.workdir}/config.json: role")
+
+
+def open_visa(config: VisaTrainConfig) -> VisaParts:
+    """Open the runs that a VISA config names. UserError naming the field of the first that is missing."""
+    source = make_source(config.data)
+    runs = {
+        role: open_run(getattr(config.runs, role), f"config.runs.{role}", kind) for role, kind in _VISA_KINDS.items()
+    }
+    policy_role = role_of(runs["start"])
+    lm, _ = make_decoder(decoder_config(source, policy_role.trunk))
+    functions = {role: role_functions(source, role_of(runs[role]).trunk)[role] for role in ("detector", "analyzer")}
+    functions["entailment"] = make_entailment(*functions["analyzer"], stop_id=stop_id(source))
+    pairs = [reward_and_judge(runs[role]) for role in ("detector", "analyzer")]
+    return VisaParts(
+        config=config,
+        source=source,
+        lm=lm,
+        readers=make_readers(source, functions["detector"], functions["entailment"], None),
+        base=runs["base"].params,
+        start=runs["start"].params,
+        rewarders=(pairs[0][0], pairs[1][0]),
+        judges=(pairs[0][1], pairs[1][1]),
+        functions=functions,
+        sample=make_sampler(lm, source, max_new_tokens=source.lengths.text),
+    )
+
+
+_VISA_KINDS = {"base": "base", "start": "visa_sft", "detector": "detector", "analyzer": "analyzer"}
+
+
+def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> list[str]:
+    """The frozen base model's answers."""
+    lengths = parts.source.lengths
+    prompts = prompt_batch(
+        parts.source.tokenizer,
+        [answer_prompt(question) for question in questions],
+        np.zeros((len(questions), 1)),
+        [""] * len(questions),
+        prompt_length=lengths.visa_prompt,
+        context_length=1,
+    )
+    return parts.sample(parts.base, prompts, key, SOURCE_TEMPERATURE).texts
+
+
+def make_pool(parts: VisaParts, rows: int, split: str, base_share: float, seed: int) -> Pool:
+    """Questions with source answers and what the reward detector reads in them."""
+    drawn = parts.source.sources(rows, seed, split)
+    questions, answers = [q for q, _ in drawn], [a for _, a in drawn]
+    count = round(base_share * rows)
+    if count:
+        said = answer_questions(parts, questions[:count], jax.random.fold_in(jax.random.key(seed), 1))
+        # a base model that says nothing leaves nothing to rewrite: the source's own text stays
+        answers[:count] = [new or old for new, old in zip(said, answers[:count], strict=True)]
+    return Pool(questions=questions, answers=answers, value_PM=parts.readers.values(parts.rewarders[0], answers))
+
+
+class VisaSet(NamedTuple):
+    """Fixed rows to judge: a pool and the targets asked for."""
+
+    pool: Pool
+    target_NM: np.ndarray
+    prompts: PromptBatch
+
+
+def make_visa_set(parts: VisaParts, rows: int, split: str, base_share: float, seed: int) -> VisaSet:
+    """Rows with targets drawn as in training: clip(D(y_orig) + shift)."""
+    pool = make_pool(parts, rows, split, base_share, seed)
+    method = visa_method.make_method(parts.config.visa)
+    target_NM = np.asarray(jax.jit(method.condition)(jax.random.key(seed + 17), pool.value_PM))
+    return VisaSet(pool, target_NM, visa_prompts(parts.source, pool, np.arange(rows), target_NM))
+
+
+def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
+    """(experiment, start params, method state) of a VISA run."""
+    config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
+    method = visa_method.make_method(config.visa)
+    end = {"end_id": tokenizer.eos_token_id}
+    detect = parts.functions["detector"]
+    scores = {
+        "value": (
+            make_value_match(lambda p, t, m: detect(p, t, m).value_BM, kind=config.value_reward, **end),
+            parts.rewarders[0],
+        ),
+        "consistency": (make_consistency(parts.functions["entailment"], **end), parts.rewarders[1]),
+        "format": (rules.make_format(stop_id=stop_id(source), **end), ()),
+        "length": (rules.make_length(**end), ()),
+    }
+    for name in config.visa.reward_names:
+        require(name in scores, "config.visa.reward_names", f"{name!r} is not one of {', '.join(scores)}")
+    pool = make_pool(parts, config.pool, "train", config.pool_base_share, config.seed)
+    experiment = Experiment(
+        method=method,
+        lm=parts.lm,
+        policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature),
+        rewards=tuple(Reward(name, *scores[name]) for name in config.visa.reward_names),
+        prompts_fn=make_visa_prompts_fn(
+            source, pool, jax.jit(method.condition), config.loop.prompts_per_step, jax.random.key_data
+        ),
+        group_size=config.visa.num_generations,
+        max_new_tokens=source.lengths.text,
+        pad_id=pad_id(tokenizer),
+        **end,
+    )
+    return experiment, {"decoder": parts.start}, method.init()
+
+
+def open_moc(config: MocTrainConfig) -> MocParts:
+    """Open the runs that a MOC config names. UserError naming the field of the first that is missing."""
+    source = make_source(config.data)
+    start = open_run(config.runs.start, "config.runs.start", "moc_sft")
+    models = [open_run(path, f"config.runs.rewards[{i}]", "reward_model") for i, path in enumerate(config.runs.rewards)]
+    lm, _ = make_decoder(decoder_config(source, role_of(start).trunk))
+    score = role_functions(source, role_of(models[0]).trunk)["reward_model"]
+    pairs = [reward_and_judge(run) for run in models]
+    return MocParts(
+        config=config,
+        source=source,
+        lm=lm,
+        readers=make_readers(source, None, None, score),
+        start=start.params,
+        rewarders=tuple(pair[0] for pair in pairs),
+        judges=tuple(pair[1] for pair in pairs),
+        functions={"reward_model": score},
+        sample=make_sampler(lm, source, max_new_tokens=source.lengths.answer),
+    )
+
+
+def learned_rewards(
+    parts: MocParts, models: tuple[Params, ...], questions: list[str], answers: list[str]
+) -> np.ndarray:
+    """[n, K] by the given reward models."""
+    return np.stack([parts.readers.reward(params, questions, answers) for params in models], axis=1)
+
+
+def make_moc(parts: MocParts) -> tuple[Experiment, Params, Any]:
+    """(experiment, start params, method state) of a MOC run; the reward scale is frozen on the start policy."""
+    config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
+    method = moc_method.make_method(config.moc)
+    questions = source.questions(config.questions, config.seed, "train")
+    score = make_learned_reward(parts.functions["reward_model"], end_id=tokenizer.eos_token_id)
+    critic_fn, critic_params = None, None
+    if method.signals:
+        critic_fn, init_critic = make_critic(role_width(parts), method.signals)
+        critic_params = init_critic(jax.random.key(config.seed))
+    experiment = Experiment(
+        method=method,
+        lm=parts.lm,
+        policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature, critic_fn=critic_fn),
+        rewards=tuple(
+            Reward(name, score, params) for name, params in zip(config.moc.reward_names, parts.rewarders, strict=True)
+        ),
+        prompts_fn=make_moc_prompts_fn(
+            source,
+            questions,
+            jax.jit(method.condition),
+            config.loop.prompts_per_step,
+            jax.random.key_data,
+            config.preference_encoding,
+        ),
+        group_size=config.moc.num_generations,
+        max_new_tokens=source.lengths.answer,
+        end_id=tokenizer.eos_token_id,
+        pad_id=pad_id(tokenizer),
+    )
+    params = {"decoder": parts.start} | ({"critic": critic_params} if method.signals else {})
+    return experiment, params, method.init(jnp.asarray(scale_samples(parts, questions)))
+
+
+def role_width(parts: MocParts) -> int:
+    """Width of the policy's trunk."""
+    return parts.start["embedding"].shape[1]
+
+
+def scale_samples(parts: MocParts, questions: list[str]) -> np.ndarray:
+    """Learned rewards [S, K] of completions of the start policy under random preferences."""
+    config = parts.config
+    rng = np.random.default_rng(config.seed)
+    count = config.normalizer_samples
+    asked = [questions[i] for i in rng.integers(len(questions), size=count)]
+    preference_NK = np.asarray(config.moc.preferences, np.float32)[
+        rng.integers(len(config.moc.preferences), size=count)
+    ]
+    prompts = moc_prompts(parts.source, asked, preference_NK, config.preference_encoding)
+    said = parts.sample(parts.start, prompts, jax.random.key(config.seed), config.loop.temperature).texts
+    return learned_rewards(parts, parts.rewarders, asked, said)

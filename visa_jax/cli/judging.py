@@ -1,0 +1,187 @@
+"""Judging policies: the fixed rows and grids, the table rows, the samples and points of the report."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from visa_jax.cli.experiment import MocParts, VisaParts, VisaSet, learned_rewards, make_visa_set
+from visa_jax.data.pool import moc_prompts
+from visa_jax.estimators import QuantileNormalizer
+from visa_jax.evaluation.preferences import points, policy_rows
+from visa_jax.evaluation.rewrites import judge_rewrites, leakage, mean_row, named_values, shift_bins
+from visa_jax.ops.conditions import unseen_preferences
+from visa_jax.types import VALUES, Params
+
+SAMPLES = 10
+SEEN_GRID = tuple((i / 10, 1 - i / 10) for i in range(11))
+UNSEEN_SEED = 1234
+
+
+class Judged(NamedTuple):
+    """A method's row of the table, and what the figures and the sample list show of it."""
+
+    row: dict[str, float]
+    rows: dict[str, np.ndarray]  # every metric per text
+    samples: list[dict]
+    points: list[dict]
+
+
+def judge_visa(parts: VisaParts, fixed: VisaSet, texts: Sequence[str]) -> Judged:
+    """Judge one text per row of a fixed set."""
+    pool, target_NM = fixed.pool, fixed.target_NM
+    rows = judge_rewrites(parts.readers, parts.judges, parts.source.testbed, pool.answers, target_NM, texts)
+    detected_NM = parts.readers.values(parts.judges[0], texts)
+    testbed = parts.source.testbed
+    samples = [
+        {
+            "prompt": pool.questions[i],
+            "source": pool.answers[i],
+            "target": named_values(target_NM[i]),
+            "completion": texts[i],
+            "rewards": {
+                "judge_value_l2": float(rows["value_l2"][i]),
+                "judge_consistency": float(rows["consistency"][i]),
+            },
+            "oracle": {k: float(v[i]) for k, v in rows.items() if k.startswith("oracle_")},
+        }
+        for i in range(min(SAMPLES, len(texts)))
+    ]
+    shown = [
+        {
+            "target": [round(float(x), 3) for x in target_NM[i]],
+            "detected": [round(float(x), 3) for x in detected_NM[i]],
+            "oracle": _oracle_values(testbed, texts[i]),
+        }
+        for i in range(min(128, len(texts)))
+    ]
+    row = mean_row(rows) | {"leakage": leakage(pool.value_PM, detected_NM, target_NM)}
+    return Judged(row, rows, samples, shown)
+
+
+def _oracle_values(testbed, text: str) -> list[float] | None:
+    meaning = testbed.oracle.read(text) if testbed is not None else None
+    return None if meaning is None else [float(x) for x in meaning.values]
+
+
+def visa_bins(judged: Judged, fixed: VisaSet) -> list[dict]:
+    """The row again, by how far a value was asked to move."""
+    return shift_bins(judged.rows, fixed.target_NM - fixed.pool.value_PM)
+
+
+def make_visa_monitor(parts: VisaParts) -> Callable[[Params], dict[str, float]]:
+    """``monitor(decoder params) -> oracle/* and judge/*`` on fixed held-out rows, for the learning curve."""
+    fixed = make_visa_set(parts, parts.config.evaluation_rows, "test", 1.0, 99)
+
+    def monitor(params: Params) -> dict[str, float]:
+        row = judge_visa(parts, fixed, parts.sample(params, fixed.prompts, jax.random.key(0)).texts).row
+        return {_curve_name(name): value for name, value in row.items()}
+
+    return monitor
+
+
+def _curve_name(name: str) -> str:
+    return f"oracle/{name.removeprefix('oracle_')}" if name.startswith("oracle_") else f"judge/{name}"
+
+
+class MocSet(NamedTuple):
+    """Questions under a grid of preferences: every preference sees every question."""
+
+    questions: list[str]  # E
+    topics: list[str] | None  # for the oracle
+    preference_PK: np.ndarray
+    seen_P: np.ndarray
+    unseen_sets: list[np.ndarray]  # index arrays into P
+
+
+def make_moc_set(parts: MocParts, questions: int, *, unseen: bool) -> MocSet:
+    """Held-out questions with the eleven seen preferences and, asked for, four sets of ten unseen ones."""
+    asked = parts.source.questions(questions, 77, "test")
+    seen = np.asarray(SEEN_GRID, np.float32)
+    preference, sets = seen, []
+    if unseen:
+        groups = unseen_preferences(UNSEEN_SEED, exclude=np.asarray(parts.config.moc.preferences))
+        for group in groups:
+            sets.append(np.arange(len(preference), len(preference) + len(group)))
+            preference = np.concatenate([preference, group])
+    topics = [parts.source.topic_of(question) for question in asked] if parts.source.topic_of else None
+    return MocSet(asked, topics, preference, np.arange(len(preference)) < len(seen), sets)
+
+
+def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, params: Params, seed: int = 0) -> Judged:
+    """Sample one completion per preference and question, and judge by the oracle (if any) and the held-out models."""
+    config, source = parts.config, parts.source
+    count = len(fixed.questions)
+    asked = [q for _ in fixed.preference_PK for q in fixed.questions]
+    preference = np.repeat(fixed.preference_PK, count, axis=0)
+    prompts = moc_prompts(source, asked, preference, config.preference_encoding)
+    texts = parts.sample(params, prompts, jax.random.key(seed), config.loop.temperature).texts
+    learned_PEK = _grid(learned_rewards(parts, parts.judges, asked, texts), fixed)
+    truth_PEK = learned_PEK
+    if source.testbed is not None:
+        topics = [t for _ in fixed.preference_PK for t in fixed.topics]
+        scores = [source.score_answer(topic, text) for topic, text in zip(topics, texts, strict=True)]
+        truth_PEK = _grid(np.stack(scores)[:, : learned_PEK.shape[2]], fixed)
+    rows = [_front(config, normalizer, fixed, rewards_PEK) for rewards_PEK in (truth_PEK, learned_PEK)]
+    row = rows[0] | {f"learned_{name}": value for name, value in rows[1].items()}
+    samples = _moc_samples(parts, fixed, texts, truth_PEK, learned_PEK)
+    means = truth_PEK.mean(axis=1), learned_PEK.mean(axis=1)
+    shown = points(fixed.preference_PK, *means, _scale(normalizer, means[0]), fixed.seen_P)
+    return Judged(row, {"oracle": truth_PEK, "learned": learned_PEK}, samples, shown)
+
+
+def _grid(flat_RK: np.ndarray, fixed: MocSet) -> np.ndarray:
+    return flat_RK.reshape(len(fixed.preference_PK), len(fixed.questions), -1)
+
+
+def _scale(normalizer: QuantileNormalizer, reward: np.ndarray) -> np.ndarray:
+    low, high = np.asarray(normalizer.low_K), np.asarray(normalizer.high_K)
+    return np.clip((reward - low) / np.maximum(high - low, 1e-6), 0.0, 1.5)
+
+
+def _front(config: Any, normalizer: QuantileNormalizer, fixed: MocSet, reward_PEK: np.ndarray) -> dict[str, float]:
+    scaled_PEK = _scale(normalizer, reward_PEK)
+    return policy_rows(
+        fixed.preference_PK, reward_PEK, scaled_PEK, fixed.seen_P, config.reference_point, fixed.unseen_sets
+    )
+
+
+def _moc_samples(parts: MocParts, fixed: MocSet, texts: list[str], truth_PEK, learned_PEK) -> list[dict]:
+    """Ten samples, spread over the seen preferences."""
+    names, count = parts.config.moc.reward_names, len(fixed.questions)
+    samples = []
+    for i in range(SAMPLES):
+        p, e = i * (int(fixed.seen_P.sum()) - 1) // (SAMPLES - 1), i % count
+        samples.append(
+            {
+                "prompt": fixed.questions[e],
+                "preference": [round(float(x), 2) for x in fixed.preference_PK[p]],
+                "completion": texts[p * count + e],
+                "rewards": dict(zip(names, learned_PEK[p, e].astype(float).tolist(), strict=True)),
+                "oracle": dict(zip(names, truth_PEK[p, e].astype(float).tolist(), strict=True)),
+            }
+        )
+    return samples
+
+
+def make_moc_monitor(parts: MocParts, normalizer: QuantileNormalizer) -> Callable[[Params], dict[str, float]]:
+    """``monitor(decoder params) -> oracle/* and learned/*`` on the seen grid, for the learning curve."""
+    fixed = make_moc_set(parts, parts.config.evaluation_questions, unseen=False)
+
+    def monitor(params: Params) -> dict[str, float]:
+        row = judge_moc(parts, normalizer, fixed, params).row
+        return {
+            (f"judge/{k.removeprefix('learned_')}" if k.startswith("learned_") else f"oracle/{k}"): v
+            for k, v in row.items()
+        }
+
+    return monitor
+
+
+def target_vector(named: dict[str, float]) -> np.ndarray:
+    """Float [10] of named values; unknown names must have been refused before."""
+    vector = np.zeros(len(VALUES), np.float32)
+    for name, value in named.items():
+        vector[VALUES.index(name)] = value
+    return vector
