@@ -51,7 +51,7 @@ def get_config(arg=None):
 
     loop = config.loop = ConfigDict()
     loop.steps = options.steps if options.tiny else 3 * options.steps
-    loop.prompts_per_step = 32
+    loop.prompts_per_step = 16
     loop.temperature = 1.0
     loop.epochs = 1
     loop.minibatches = 1

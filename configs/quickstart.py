@@ -18,9 +18,9 @@ STAGES = {
         "moc_sft": ("moc_sft", "", 150, 60),
         "reward_helpful": ("reward_model", "objective=0", 200, 70),
         "reward_warm": ("reward_model", "objective=1", 120, 50),
-        "moc": ("moc", "", 100, 100),
-        "fixed_half": ("moc", "fixed_half", 100, 100),
-        "linear_ppo": ("moc", "linear_ppo", 100, 100),
+        "moc": ("moc", "", 60, 90),
+        "fixed_half": ("moc", "fixed_half", 60, 90),
+        "linear_ppo": ("moc", "linear_ppo", 60, 90),
     },
     "visa": {
         "detector": ("detector", "", 600, 120),
@@ -43,8 +43,8 @@ def get_config(arg=None):
     config.fishwood = ("",) if options.fast else FISHWOOD
     for branch, stages in STAGES.items():
         if options.full and branch == "moc":
-            stages = stages | {"mse_only": ("moc", "mse_only", 100, 100)}
-        config[branch] = ConfigDict()
+            stages = stages | {"mse_only": ("moc", "mse_only", 60, 90)}
+        config[branch] = ConfigDict({"order": tuple(stages)})  # a ConfigDict forgets the order of its keys
         for name, (page, argument, steps, seconds) in stages.items():
             share = 6 if options.fast else 1
             config[branch][name] = ConfigDict(

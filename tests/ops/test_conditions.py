@@ -6,6 +6,7 @@ from visa_jax.ops.conditions import (
     RIC_13,
     add_shift,
     draw_shift,
+    draw_target,
     simplex_lattice,
     two_decimal_preferences,
     unseen_preferences,
@@ -93,3 +94,23 @@ def test_at_least_half_of_a_shift_is_zero():
 
 def test_shift_is_added_and_clipped():
     np.testing.assert_allclose(add_shift(np.array([0.5, -0.5, 0.0]), np.array([1.0, 1.0, -2.0])), [1, 0.5, -1])
+
+
+def test_targets_move_and_stay_sparse():
+    anchor = np.zeros((600, 10), np.float32)
+    anchor[:300, 2], anchor[:300, 7] = 0.95, -0.55  # a detector's reading of (1, -1/2)
+    target = np.asarray(draw_target(jax.random.key(0), anchor, most_nonzero=3))
+    assert np.abs(target).max() <= 1
+    rounded, held = np.round(2 * target) / 2, np.round(2 * anchor) / 2
+    assert ((rounded != 0).sum(1) <= 3).mean() > 0.98
+    assert (np.abs(rounded - held).max(1) >= 0.5).mean() > 0.98
+    np.testing.assert_array_equal(target, draw_target(jax.random.key(0), anchor, most_nonzero=3))
+
+
+def test_targets_take_held_values_back_as_often_as_asked():
+    anchor = np.zeros((800, 10), np.float32)
+    anchor[:, 4] = 1.0
+    share = [
+        (np.asarray(draw_target(jax.random.key(1), anchor, overlap=overlap))[:, 4] < 1).mean() for overlap in (0.0, 1.0)
+    ]
+    assert share[0] < 0.3 and share[1] == 1

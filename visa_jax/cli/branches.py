@@ -71,7 +71,8 @@ def run_branch(name: str, config, workdir: Path) -> None:
     """Run one branch to its end and write its share of the summary."""
     branch = Branch(config, workdir)
     with CompileCounter() as counter:
-        for stage, spec in config[name].items():
+        for stage in config[name].order:
+            spec = config[name][stage]
             branch.stage(stage, spec.seconds, lambda stage=stage, spec=spec: run_stage(branch, stage, spec))
         branch.stage("judge " + name, None, lambda: {"moc": judge_moc_branch, "visa": judge_visa_branch}[name](branch))
         if name == "visa":
@@ -169,7 +170,7 @@ def judge_visa_branch(branch: Branch) -> None:
 def judge_moc_branch(branch: Branch) -> None:
     """MOC's table: every policy of the branch on the same questions, preferences and reward scale."""
     workdir, config = branch.workdir, branch.config
-    names = [name for name, spec in config.moc.items() if spec.page == "moc"]
+    names = [name for name in config.moc.order if config.moc[name].page == "moc"]
     parts = open_moc(read_config(open_run(workdir / "moc", "moc", "moc").config))
     ends = json.loads((workdir / "moc" / "normalizer.json").read_text())
     normalizer = QuantileNormalizer(low_K=np.asarray(ends["low"]), high_K=np.asarray(ends["high"]))

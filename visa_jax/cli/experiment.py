@@ -17,6 +17,7 @@ from visa_jax.config import from_config_dict, require
 from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, moc_prompts, visa_prompts
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
+from visa_jax.data.symbols import plain_text
 from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt
 from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_readers, make_sampler
@@ -184,6 +185,12 @@ def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> 
     return parts.sample(parts.base, prompts, key, SOURCE_TEMPERATURE).texts
 
 
+def fits(source: Source, text: str) -> bool:
+    """Whether a text can be asked to be rewritten: not empty, and short enough when it is read as plain text."""
+    ids = source.tokenizer(plain_text(text), add_special_tokens=False)["input_ids"]
+    return 0 < len(ids) <= source.lengths.text
+
+
 def make_pool(parts: VisaParts, rows: int, split: str, base_share: float, seed: int) -> Pool:
     """Questions with source answers and what the reward detector reads in them."""
     drawn = parts.source.sources(rows, seed, split)
@@ -191,8 +198,8 @@ def make_pool(parts: VisaParts, rows: int, split: str, base_share: float, seed: 
     count = round(base_share * rows)
     if count:
         said = answer_questions(parts, questions[:count], jax.random.fold_in(jax.random.key(seed), 1))
-        # a base model that says nothing leaves nothing to rewrite: the source's own text stays
-        answers[:count] = [new or old for new, old in zip(said, answers[:count], strict=True)]
+        # where the base model says nothing, or babbles in special tokens, the source's own text stays
+        answers[:count] = [new if fits(parts.source, new) else old for new, old in zip(said, answers, strict=False)]
     return Pool(questions=questions, answers=answers, value_PM=parts.readers.values(parts.rewarders[0], answers))
 
 
@@ -205,18 +212,19 @@ class VisaSet(NamedTuple):
 
 
 def make_visa_set(parts: VisaParts, rows: int, split: str, base_share: float, seed: int) -> VisaSet:
-    """Rows with targets drawn as in training: clip(D(y_orig) + shift)."""
-    pool = make_pool(parts, rows, split, base_share, seed)
+    """Rows with targets drawn as in training: clip(D(y_orig) + shift).
+
+    A run that trains on the source's own texts alone (``pool_base_share`` 0) is judged on them alone.
+    """
+    pool = make_pool(parts, rows, split, base_share if parts.config.pool_base_share else 0.0, seed)
     method = visa_method.make_method(parts.config.visa)
     target_NM = np.asarray(jax.jit(method.condition)(jax.random.key(seed + 17), pool.value_PM))
     return VisaSet(pool, target_NM, visa_prompts(parts.source, pool, np.arange(rows), target_NM))
 
 
-def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
-    """(experiment, start params, method state) of a VISA run."""
-    config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
-    method = visa_method.make_method(config.visa)
-    end = {"end_id": tokenizer.eos_token_id}
+def visa_rewards(parts: VisaParts) -> tuple[Reward, ...]:
+    """The rewards that the config names, in its order; UserError for one that there is not."""
+    config, end = parts.config, {"end_id": parts.source.tokenizer.eos_token_id}
     detect = parts.functions["detector"]
     scores = {
         "value": (
@@ -224,24 +232,31 @@ def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
             parts.rewarders[0],
         ),
         "consistency": (make_consistency(parts.functions["entailment"], **end), parts.rewarders[1]),
-        "format": (rules.make_format(stop_id=stop_id(source), **end), ()),
+        "format": (rules.make_format(stop_id=stop_id(parts.source), **end), ()),
         "length": (rules.make_length(**end), ()),
     }
     for name in config.visa.reward_names:
         require(name in scores, "config.visa.reward_names", f"{name!r} is not one of {', '.join(scores)}")
+    return tuple(Reward(name, *scores[name]) for name in config.visa.reward_names)
+
+
+def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
+    """(experiment, start params, method state) of a VISA run."""
+    config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
+    method = visa_method.make_method(config.visa)
     pool = make_pool(parts, config.pool, "train", config.pool_base_share, config.seed)
     experiment = Experiment(
         method=method,
         lm=parts.lm,
         policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature),
-        rewards=tuple(Reward(name, *scores[name]) for name in config.visa.reward_names),
+        rewards=visa_rewards(parts),
         prompts_fn=make_visa_prompts_fn(
             source, pool, jax.jit(method.condition), config.loop.prompts_per_step, jax.random.key_data
         ),
         group_size=config.visa.num_generations,
         max_new_tokens=source.lengths.text,
+        end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
-        **end,
     )
     return experiment, {"decoder": parts.start}, method.init()
 

@@ -6,16 +6,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from visa_jax.cli.experiment import MocParts, VisaParts, VisaSet, learned_rewards, make_visa_set
+from visa_jax.cli.experiment import MocParts, VisaParts, VisaSet, learned_rewards, make_visa_set, visa_rewards
 from visa_jax.data.pool import moc_prompts
 from visa_jax.estimators import QuantileNormalizer
 from visa_jax.evaluation.preferences import points, policy_rows
-from visa_jax.evaluation.rewrites import judge_rewrites, leakage, mean_row, named_values, shift_bins
+from visa_jax.evaluation.rewrites import (
+    JSR_CONSISTENCY,
+    JSR_L2,
+    judge_rewrites,
+    leakage,
+    mean_row,
+    named_values,
+    shift_bins,
+)
+from visa_jax.evaluation.run import make_measure
 from visa_jax.ops.conditions import unseen_preferences
-from visa_jax.types import VALUES, Params
+from visa_jax.rollout.closed_loop import Looped, Measured, run_loop
+from visa_jax.types import Params, PromptBatch
 
 SAMPLES = 10
-SEEN_GRID = tuple((i / 10, 1 - i / 10) for i in range(11))
 UNSEEN_SEED = 1234
 
 
@@ -85,6 +94,34 @@ def _curve_name(name: str) -> str:
     return f"oracle/{name.removeprefix('oracle_')}" if name.startswith("oracle_") else f"judge/{name}"
 
 
+def make_loop(parts: VisaParts, batch_size: int = 64) -> Callable[..., Looped]:
+    """``loop(decoder params, prompts, target_NM, key, tries=4) -> Looped``: greedy first, then samples.
+
+    It measures with the detector and the analyzer that reward, never with the judges.
+    """
+    config, end_id = parts.config, parts.source.tokenizer.eos_token_id
+    detect, entailment = parts.functions["detector"], parts.functions["entailment"]
+    measure = make_measure(
+        visa_rewards(parts), config.visa.reward_weights, detect, entailment, end_id=end_id, batch_size=batch_size
+    )
+
+    def loop(params: Params, prompts: PromptBatch, target_NM: np.ndarray, key: jax.Array, tries: int = 4) -> Looped:
+        def attempt(rows: np.ndarray, number: int) -> tuple[list[str], Measured]:
+            asked = jax.tree.map(lambda x: np.asarray(x)[rows], prompts)
+            temperature = config.loop.temperature if number else 0.0
+            said = parts.sample(params, asked, jax.random.fold_in(key, number), temperature)
+            return said.texts, measure(parts.rewarders, asked, said)
+
+        return run_loop(attempt, target_NM, tries=tries, max_distance=JSR_L2, min_consistency=JSR_CONSISTENCY)
+
+    return loop
+
+
+def loop_texts(parts: VisaParts, fixed: VisaSet, params: Params, tries: int = 4, seed: int = 0) -> list[str]:
+    """One text per row of a fixed set by the closed loop; rows that the greedy try satisfies cost nothing more."""
+    return make_loop(parts)(params, fixed.prompts, fixed.target_NM, jax.random.key(seed), tries).texts
+
+
 class MocSet(NamedTuple):
     """Questions under a grid of preferences: every preference sees every question."""
 
@@ -95,10 +132,10 @@ class MocSet(NamedTuple):
     unseen_sets: list[np.ndarray]  # index arrays into P
 
 
-def make_moc_set(parts: MocParts, questions: int, *, unseen: bool) -> MocSet:
-    """Held-out questions with the eleven seen preferences and, asked for, four sets of ten unseen ones."""
+def make_moc_set(parts: MocParts, questions: int, *, unseen: bool, grid: int = 11) -> MocSet:
+    """Held-out questions with ``grid`` evenly spaced preferences and, asked for, four sets of ten unseen ones."""
     asked = parts.source.questions(questions, 77, "test")
-    seen = np.asarray(SEEN_GRID, np.float32)
+    seen = np.asarray([(i / (grid - 1), 1 - i / (grid - 1)) for i in range(grid)], np.float32)
     preference, sets = seen, []
     if unseen:
         groups = unseen_preferences(UNSEEN_SEED, exclude=np.asarray(parts.config.moc.preferences))
@@ -177,11 +214,3 @@ def make_moc_monitor(parts: MocParts, normalizer: QuantileNormalizer) -> Callabl
         }
 
     return monitor
-
-
-def target_vector(named: dict[str, float]) -> np.ndarray:
-    """Float [10] of named values; unknown names must have been refused before."""
-    vector = np.zeros(len(VALUES), np.float32)
-    for name, value in named.items():
-        vector[VALUES.index(name)] = value
-    return vector

@@ -8,6 +8,8 @@ workdir/params/       orbax; workdir/final.json says the last step and the diges
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from visa_jax.checkpoint import load_params, save_params
 from visa_jax.config import UserError, load_config, save_config
 from visa_jax.data.source import Source
@@ -33,12 +35,20 @@ def save_run(workdir: str | Path, config: Any, source: Source, params: Params, s
     save_params(workdir, params, step=step)
 
 
-def open_run(workdir: str | Path, field: str, kind: str | None = None, made_by: str = "visa-jax supervise") -> Run:
+def run_kind(config: Any) -> str:
+    """What a config is of: a role of ``supervise`` (detector, base ...) or a method of ``train`` (visa, moc)."""
+    role = config.get("role")
+    return role.get("role", "unknown") if isinstance(role, ConfigDict) else str(config.get("method", "unknown"))
+
+
+def open_run(
+    workdir: str | Path, field: str, kind: str | tuple[str, ...] | None = None, made_by: str = "visa-jax supervise"
+) -> Run:
     """Open a finished run.
 
     Args:
       field: the config field or flag that names it, for messages.
-      kind: what must stand under ``role`` (supervise) or ``method`` (train) in its config.
+      kind: what must stand under ``role`` (supervise) or ``method`` (train) in its config; of several, one of them.
 
     Raises:
       UserError: missing, unfinished or of another kind; one line with the field, the path and what to do.
@@ -47,9 +57,9 @@ def open_run(workdir: str | Path, field: str, kind: str | None = None, made_by: 
     if not workdir.is_dir():
         raise UserError(f"{field}: {workdir} does not exist; make it with {made_by}")
     config = load_config(workdir)
-    found = config.role.role if "role" in config else config.get("method", "unknown")
-    if kind is not None and found != kind:
-        raise UserError(f"{field}: {workdir} holds a run of {found!r}, expected {kind!r}")
+    found, kinds = run_kind(config), (kind,) if isinstance(kind, str) else kind
+    if kinds is not None and found not in kinds:
+        raise UserError(f"{field}: {workdir} holds a run of {found!r}, expected {' or '.join(map(repr, kinds))}")
     if not (workdir / "final.json").is_file():
         raise UserError(f"{field}: {workdir} holds an unfinished run; go on with it first ({made_by})")
     return Run(workdir, config, load_params(workdir), load_tokenizer(workdir / "tokenizer"))

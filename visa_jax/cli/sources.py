@@ -1,17 +1,109 @@
 """Which text a run works on: the embedded testbed, or the user's own file."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from visa_jax.cli.runs import open_run, reward_and_judge
+from visa_jax.config import UserError, from_config_dict, require
 from visa_jax.data.source import Source, make_testbed_source
+from visa_jax.data.sources.body import Body, SizeConfig, make_body, normalize_rows
+from visa_jax.data.sources.records import TextRow
+from visa_jax.data.sources.table import FieldConfig, read_table
+from visa_jax.data.sources.texts import make_text_source
+from visa_jax.data.sources.tokens import TokenizerConfig, open_tokenizer
+from visa_jax.data.sources.truthfulqa import read_truthfulqa
+from visa_jax.data.sources.valuebench import read_valuebench
+from visa_jax.data.sources.valueeval import describe_mapping, read_valueeval
+from visa_jax.evaluation.run import make_readers
+from visa_jax.training.roles import RoleConfig, role_functions
+
+READERS = {"valuebench": read_valuebench, "valueeval": read_valueeval, "truthfulqa": read_truthfulqa}
+FORMATS = ("table", *READERS)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The testbed of ``seed``, unless ``path`` names a file of the user's own rows."""
+    """The testbed of ``seed``, unless ``path`` names a file of the user's own rows (then the seed splits them)."""
 
     seed: int = 0
+    path: str = ""  # FILE.jsonl, .csv or .tsv; for the other formats a directory
+    format: str = "table"  # table | valuebench | valueeval | truthfulqa
+    value_path: str = ""  # a second file whose texts carry the value labels; "" = those of path
+    value_format: str = "table"
+    value_run: str = ""  # a detector run that reads the values of texts without labels: SFT's targets
+    fields: FieldConfig = FieldConfig()
+    sizes: SizeConfig = SizeConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    test_share: float = 0.1  # of the questions
+    most_rows: int = 0  # of a file, half from each end, for a quick try; 0 = all
+
+    def __post_init__(self):
+        require(self.format in FORMATS, "format", f"{self.format!r} is not one of {', '.join(FORMATS)}")
+        require(self.value_format in FORMATS, "value_format", f"{self.value_format!r} is not one of {', '.join(FORMATS)}")
+        require(0 < self.test_share < 1, "test_share", "must be in (0, 1)")
+        require(self.most_rows >= 0, "most_rows", "must be >= 0")
+        require(bool(self.path) or not (self.value_path or self.value_run), "path", "is empty: the testbed is labelled")
 
 
 def make_source(config: DataConfig) -> Source:
-    """The source that a config names."""
-    return make_testbed_source(config.seed)
+    """The source that a config names; of a file, what was kept and left out is told on stderr."""
+    return read_source(config) if config.path else make_testbed_source(config.seed)
+
+
+def read_source(config: DataConfig) -> Source:
+    """The source of the user's own file or files.
+
+    Raises:
+      UserError: a file or a row that cannot be read (file, line, field), or one that must not be dropped.
+    """
+    rows = _read(config, config.path, config.format)
+    labelled = _read(config, config.value_path, config.value_format) if config.value_path else []
+    everything = [text for row in (*rows, *labelled) for text in (row.question, row.answer)]
+    tokenizer = open_tokenizer(config.tokenizer, everything)
+
+    def body(path: str, rows: list[TextRow]) -> Body:
+        return make_body(path, rows, tokenizer, config.sizes, seed=config.seed, test_share=config.test_share)
+
+    texts = body(config.path, rows)
+    values = body(config.value_path, labelled) if labelled else None
+    for told in (texts.told, values and values.told):
+        _tell(told)
+    if "valueeval" in (config.format, config.value_path and config.value_format):
+        _tell(f"labels to values: {describe_mapping()}")
+    args = (Path(config.path).stem, texts, values, tokenizer, config.sizes)
+    bare = make_text_source(*args)
+    return make_text_source(*args, _make_label_fn(config.value_run, bare)) if config.value_run else bare
+
+
+def _read(config: DataConfig, path: str, kind: str) -> list[TextRow]:
+    rows = read_table(path, config.fields) if kind == "table" else READERS[kind](path)
+    if not rows:
+        raise UserError(f"{path}: holds no row")
+    return normalize_rows(_spread(rows, config.most_rows))
+
+
+def _spread(rows: list[TextRow], most: int) -> list[TextRow]:
+    """At most ``most`` rows (0 = all), half of them from the end: a fixed split lies there."""
+    return rows[: most - most // 2] + rows[-(most // 2) :] if 1 < most < len(rows) else rows
+
+
+def _make_label_fn(value_run: str, source: Source) -> Callable[[list[str]], np.ndarray]:
+    """Texts -> values [n, 10] by the rewarding detector of a run, opened when it is first asked."""
+
+    def label(texts: list[str]) -> np.ndarray:
+        found = open_run(value_run, "config.data.value_run", "detector")
+        role = from_config_dict(RoleConfig, found.config.role, f"{value_run}/config.json: role")
+        detect = role_functions(source, role.trunk)["detector"]
+        return make_readers(source, detect, None, None).values(reward_and_judge(found)[0], texts)
+
+    return label
+
+
+def _tell(line: Any) -> None:
+    if line:
+        print(f"data: {line}", file=sys.stderr)

@@ -16,6 +16,8 @@ from visa_jax.data.testbed.wishes import Wishes
 from visa_jax.data.testbed.world import TOPICS
 from visa_jax.data.tokenizer import make_testbed_tokenizer
 
+TWIN_SEED = 1000  # what a held-out judge's seed is above its model's: a finite source gives the two other rows
+
 
 class Lengths(NamedTuple):
     """Limits in tokens; texts longer than theirs are refused, never cut."""

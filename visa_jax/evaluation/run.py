@@ -10,16 +10,19 @@ import numpy as np
 from visa_jax.data.pool import in_batches
 from visa_jax.data.source import Source
 from visa_jax.data.tokenizer import decode_batch, encode_batch, pad_id
+from visa_jax.rewards.base import Reward, stack_rewards, text_tokens
 from visa_jax.rollout import generate
-from visa_jax.types import LanguageModel, Params, PromptBatch
+from visa_jax.rollout.closed_loop import Measured
+from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
 
 
 class Completions(NamedTuple):
-    """n prompts' completions: ids, mask without the end token, and texts."""
+    """n prompts' completions: ids, mask without the end token, texts."""
 
     token_BT: np.ndarray
     mask_BT: np.ndarray
     texts: list[str]
+    drawn_BT: np.ndarray  # the mask with the end token: what the policy drew
 
 
 def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batch_size: int = 64) -> Callable:
@@ -40,14 +43,14 @@ def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batc
     )
 
     def sample(params: Params, prompts: PromptBatch, key, temperature: float = 0.0) -> Completions:
-        tokens, masks = [], []
+        tokens, drawn = [], []
         for number, (batch, count) in enumerate(in_batches(prompts, batch_size)):
             rollout = program(params, batch, jax.random.fold_in(key, number), np.float32(temperature))
-            token = np.asarray(rollout.completion_BT)[:count]
-            tokens.append(token)
-            masks.append(np.asarray(rollout.mask_BT)[:count] & (token != tokenizer.eos_token_id))
-        token_BT, mask_BT = np.concatenate(tokens), np.concatenate(masks)
-        return Completions(token_BT, mask_BT, decode_batch(tokenizer, token_BT, mask_BT))
+            tokens.append(np.asarray(rollout.completion_BT)[:count])
+            drawn.append(np.asarray(rollout.mask_BT)[:count])
+        token_BT, drawn_BT = np.concatenate(tokens), np.concatenate(drawn)
+        mask_BT = drawn_BT & (token_BT != tokenizer.eos_token_id)
+        return Completions(token_BT, mask_BT, decode_batch(tokenizer, token_BT, mask_BT), drawn_BT)
 
     return sample
 
@@ -63,6 +66,73 @@ def by_rows(program: Callable, params: Params, arrays: Sequence[np.ndarray], bat
     return np.concatenate(pieces)
 
 
+def complete(
+    lm: LanguageModel,
+    params: Params,
+    ids: Sequence[int],
+    key: jax.Array,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    end_id: int | tuple[int, ...],
+    pad_id: int,
+) -> tuple[list[int], bool]:
+    """Ids drawn after one prompt, without the end token, and whether it was drawn. Compiles for this one prompt."""
+    token = jnp.asarray([ids], jnp.int32)
+    mask = jnp.ones(token.shape, bool)
+    empty = jnp.zeros((1, 0))
+    prompts = PromptBatch(
+        prompt_NL=token, prompt_mask_NL=mask, condition_NM=empty, context_NS=token, context_mask_NS=mask
+    )
+    settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, end_id=end_id, pad_id=pad_id)
+    program = jax.jit(lambda p, b, k: generate(lm, p, b, k, group_size=1, max_new_tokens=max_new_tokens, **settings))
+    rollout = program(params, prompts, key)
+    drawn = np.asarray(rollout.completion_BT)[0][np.asarray(rollout.mask_BT)[0]].tolist()
+    ended = drawn[-1] in (end_id if isinstance(end_id, tuple) else (end_id,))
+    return (drawn[:-1] if ended else drawn), ended
+
+
+def make_measure(
+    rewards: tuple[Reward, ...],
+    weights: Sequence[float],
+    detect_fn: Callable,
+    entailment_fn: Callable,
+    *,
+    end_id: int,
+    batch_size: int = 64,
+) -> Callable[[tuple[Params, Params], PromptBatch, Completions], Measured]:
+    """``measure((detector, analyzer) params, prompts, completions) -> Measured``: what the closed loop asks of a text.
+
+    Everything is read from the ids that were drawn, as in training; the reward is the weighted sum of ``rewards``.
+    """
+    score = stack_rewards(rewards)
+    fields = tuple(PromptBatch.__dataclass_fields__)
+
+    @jax.jit
+    def measure_rows(params, *arrays):
+        prompts = PromptBatch(**dict(zip(fields, arrays, strict=False)))
+        token_BT, drawn_BT = arrays[len(fields) :]
+        rollout = Rollout(
+            prompts=prompts, completion_BT=token_BT, mask_BT=drawn_BT, logp_BT=jnp.zeros(token_BT.shape, jnp.float32)
+        )
+        detector, analyzer, reward_params = params
+        text = text_tokens(rollout, end_id)
+        sides = entailment_fn(analyzer, prompts.context_NS, prompts.context_mask_NS, *text)
+        reward_BK = score(reward_params, rollout).reward_BK
+        reward_B = jnp.nansum(reward_BK * jnp.asarray(weights, reward_BK.dtype)[None], axis=1)
+        return jnp.concatenate([detect_fn(detector, *text).value_BM, jnp.stack([*sides, reward_B], axis=1)], axis=1)
+
+    def measure(params: tuple[Params, Params], prompts: PromptBatch, said: Completions) -> Measured:
+        arrays = [np.asarray(getattr(prompts, name)) for name in fields]
+        everything = (*params, tuple(reward.params for reward in rewards))
+        out = by_rows(measure_rows, everything, [*arrays, said.token_BT, said.drawn_BT], batch_size)
+        return Measured(out[:, :-3], out[:, -3], out[:, -2], out[:, -1])
+
+    return measure
+
+
 class Readers(NamedTuple):
     """What reads texts in evaluation; each compiles once for its batch."""
 
@@ -76,11 +146,12 @@ def make_readers(source: Source, detect_fn, entailment_fn, score_fn, batch_size:
 
     Args:
       detect_fn, entailment_fn, score_fn: those of ``models/readers.py`` and ``rewards/entailment.py``; not yet jitted.
+        None for one that is never asked.
     """
     tokenizer, lengths = source.tokenizer, source.lengths
     detect = jax.jit(lambda params, token, mask: detect_fn(params, token, mask).value_BM)
     entail = jax.jit(lambda params, *sides: jnp.stack(entailment_fn(params, *sides), axis=1))
-    score = jax.jit(score_fn)
+    score = None if score_fn is None else jax.jit(score_fn)
 
     def values(params: Params, texts: Sequence[str]) -> np.ndarray:
         return by_rows(detect, params, encode_batch(tokenizer, texts, lengths.text), batch_size)

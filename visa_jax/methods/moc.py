@@ -24,7 +24,7 @@ from visa_jax.estimators import (
 from visa_jax.losses import critic_loss_sum, policy_loss_sums, token_weights
 from visa_jax.methods.base import Advantages, Method, PolicyOutput, last_token, reward_metrics
 from visa_jax.methods.signals import SIGNALS, control_mse, make_signals, signal_names
-from visa_jax.solvers import active_signals, combine_weights
+from visa_jax.solvers import active_signals, min_norm, uniform
 from visa_jax.types import Array, Batch, WeightedSum, record
 
 WEIGHTS = ("min_norm", "frank_wolfe", "uniform")
@@ -233,11 +233,9 @@ def solve_weights(kind: str, gram_SS: Array) -> Array:
     All empty: uniform.
     """
     alive_S = active_signals(gram_SS)
-    # A prohibitive norm keeps a dead signal out of every minimiser; the product below removes the remainder.
-    barrier_S = jnp.where(alive_S, 0.0, 1e6 * (jnp.trace(gram_SS) + 1e-30))
-    solved_S = combine_weights(kind, gram_SS + jnp.diag(barrier_S)) * alive_S
-    total = jnp.sum(solved_S)
-    return jnp.where(total > 0, solved_S / jnp.where(total > 0, total, 1.0), 1.0 / gram_SS.shape[0])
+    if kind == "uniform":
+        return uniform(alive_S, gram_SS.dtype)
+    return min_norm(gram_SS, {"min_norm": "exact"}.get(kind, kind), active_K=alive_S)
 
 
 def _kl_stream(config: MocConfig, kl_weight: Array, batch: Batch, mask_BT: Array) -> tuple[Array, Array, Array]:

@@ -124,7 +124,9 @@ def make_reward_reader(lm: LanguageModel) -> tuple[Callable, Callable]:
         return jnp.sum(share_BT1[..., 0], axis=1, where=mask_BT) + params["head"]["bias"][0]
 
     def init_head(key: Array, width: int) -> Params:
-        return {"share": _init_linear(key, 2 * width + 1, 1), "bias": jnp.zeros(1)}
+        share = _init_linear(key, 2 * width + 1, 1)
+        # a sum over all tokens: small at the start, or its first errors are hundreds of times those of its targets
+        return {"share": jax.tree.map(lambda x: 0.1 * x, share), "bias": jnp.zeros(1)}
 
     return score, init_head
 

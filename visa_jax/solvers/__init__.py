@@ -3,7 +3,7 @@
 from visa_jax.solvers.aggregate import AGGREGATORS, combine_direction, combine_weights
 from visa_jax.solvers.min_norm import min_norm
 from visa_jax.solvers.scalarize import linear, pbi, smooth_tchebycheff, tchebycheff
-from visa_jax.solvers.simplex import active_signals, project_simplex
+from visa_jax.solvers.simplex import active_signals, project_simplex, uniform
 
 __all__ = [
     "AGGREGATORS",
@@ -16,4 +16,5 @@ __all__ = [
     "project_simplex",
     "smooth_tchebycheff",
     "tchebycheff",
+    "uniform",
 ]

@@ -117,9 +117,10 @@ class Hooks(NamedTuple):
 
 
 def start(experiment: Experiment, config: LoopConfig, params: Params, method_state, key: jax.Array) -> TrainState:
-    """The state at step 0. ``params`` are copied: the update donates its state."""
+    """The state at step 0. Copied, for the update donates its state."""
     optimizer = make_optimizer(config.optimizer, config.steps * config.epochs * config.minibatches)
-    return init_state(jax.tree.map(jax.numpy.copy, params), optimizer, method_state, key)
+    params, method_state = jax.tree.map(jax.numpy.copy, (params, method_state))
+    return init_state(params, optimizer, method_state, key)
 
 
 def train(

@@ -14,7 +14,7 @@ import numpy as np
 
 from visa_jax.config import UserError, require
 from visa_jax.data.rows import Rows, entailment_rows, packed_rows, pair_rows, text_rows
-from visa_jax.data.source import Source
+from visa_jax.data.source import TWIN_SEED, Source
 from visa_jax.data.template import moc_prompt, visa_prompt
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.readers import make_analyzer, make_detector, make_reward_reader
@@ -84,7 +84,7 @@ def make_task(config: RoleConfig, source: Source, base: Params | None = None) ->
     spec = ROLES[config.role]
     lm, init_decoder = make_decoder(decoder_config(source, config.trunk))
     model = spec.model(lm, source)
-    seeds = [config.seed + 1000 * i for i in range(config.twins or 1)]
+    seeds = [config.seed + TWIN_SEED * i for i in range(config.twins or 1)]
     each = [row_batches(spec.rows(source, config, s, "train"), config.fit.batch_size, s) for s in seeds]
 
     def init(key: jax.Array) -> Params:

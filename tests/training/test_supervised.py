@@ -1,0 +1,82 @@
+"""The one supervised loop: fits a known line, twins equal their single runs, epochs use every row once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from visa_jax.config import UserError
+from visa_jax.training.optimizer import OptimizerConfig, make_schedule
+from visa_jax.training.supervised import FitConfig, Stopper, Task, fit, row_batches, twin, twin_batches
+from visa_jax.types import WeightedSum
+
+X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+TRUTH = np.array([1.0, -2.0, 0.5], np.float32)
+ROWS = {"x": X, "y": X @ TRUTH}
+
+
+def line_loss(params, batch):
+    error = batch["x"] @ params["w"] - batch["y"]
+    return WeightedSum(total=jnp.sum(error**2), weight=jnp.float32(error.shape[0])), {}
+
+
+def line_task(**changes) -> Task:
+    fields = dict(name="line", init=lambda key: {"w": jax.random.normal(key, (3,))}, loss=line_loss)
+    return Task(**(fields | {"batch": row_batches(ROWS, 16, 0)} | changes))
+
+
+CONFIG = FitConfig(steps=150, batch_size=16, optimizer=OptimizerConfig(learning_rate=0.1, decay="cosine"))
+
+
+def test_fits_the_line():
+    params, summary = fit(line_task(), CONFIG, jax.random.key(0))
+    np.testing.assert_allclose(params["w"], TRUTH, atol=1e-2)
+    assert summary["steps"] == 150
+
+
+def test_twins_equal_their_single_runs():
+    batches = [row_batches(ROWS, 16, seed) for seed in (0, 1)]
+    keys = jax.random.split(jax.random.key(3), 2)
+    both, _ = fit(line_task(batch=twin_batches(batches), twins=2), CONFIG, jax.random.key(3))
+    for i in range(2):
+        alone, _ = fit(line_task(batch=batches[i]), CONFIG, jax.random.key(9), params=line_task().init(keys[i]))
+        np.testing.assert_allclose(twin(both, i)["w"], alone["w"], atol=1e-5)
+    assert not np.allclose(both["w"][0], both["w"][1], atol=1e-7)
+
+
+def test_an_epoch_uses_every_row_once():
+    batch = row_batches({"row": np.arange(10)}, 4, seed=5)
+    drawn = np.concatenate([batch(step)["row"] for step in range(5)])
+    assert sorted(drawn[:10]) == list(range(10)) and sorted(drawn[10:]) == list(range(10))
+    assert list(drawn[:10]) != list(drawn[10:])
+    np.testing.assert_array_equal(batch(3)["row"], row_batches({"row": np.arange(10)}, 4, seed=5)(3)["row"])
+
+
+def test_early_stopping_returns_the_best():
+    """The held-out loss falls, rises twice: the parameters of its lowest point come back."""
+    told = iter([3.0, 1.0, 2.0, 2.5])
+    seen = []
+
+    def held_out(params):
+        seen.append(np.asarray(params["w"]).copy())
+        return next(told)
+
+    params, summary = fit(line_task(), CONFIG, jax.random.key(0), stopper=Stopper(held_out, every=10, patience=2))
+    np.testing.assert_array_equal(params["w"], seen[1])
+    assert summary["steps"] == 40 and [loss for _, loss in summary["held_out"]] == [3.0, 1.0, 2.0, 2.5]
+
+
+def test_nan_names_the_step():
+    def batch(step):
+        rows = row_batches(ROWS, 16, 0)(step)
+        return rows | {"y": rows["y"] * np.nan} if step == 7 else rows
+
+    with pytest.raises(UserError, match="loss is NaN at step 7"):
+        fit(line_task(batch=batch), CONFIG, jax.random.key(0))
+
+
+def test_schedule():
+    """Two steps of warm-up to the peak, then a line down to a tenth."""
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup=0.2, decay="linear", final_scale=0.1), 12)
+    np.testing.assert_allclose([schedule(0), schedule(1), schedule(2), schedule(7)], [0.5, 0.75, 1.0, 0.55], atol=0.26)
+    np.testing.assert_allclose([schedule(2), schedule(7), schedule(12)], [1.0, 0.55, 0.1], atol=1e-6)

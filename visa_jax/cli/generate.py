@@ -1,0 +1,181 @@
+"""Complete a prompt with any Hugging Face directory of a decoder, or with any run that writes text.
+
+visa-jax generate --model=DIR --prompt="Once upon a time" --temperature=0 --max_new_tokens=200 [--json]
+visa-jax generate --model=runs/quickstart/moc --prompt="what about the harbor ?" --preference=0.3,0.7
+
+What is printed is the prompt with its completion. A run is given the form of prompt that it was trained on; a
+rewriter is better asked by `visa-jax rewrite`, here its prompt is taken as it stands.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from visa_jax.cli.flags import UsageError
+from visa_jax.cli.main import run
+from visa_jax.cli.runs import open_run, run_kind
+from visa_jax.cli.sources import DataConfig, make_source
+from visa_jax.cli.texts import check_text, read_text
+from visa_jax.config import UserError, from_config_dict, load_config
+from visa_jax.data.symbols import BOS
+from visa_jax.data.template import answer_prompt, moc_prompt
+from visa_jax.data.tokenizer import decode_batch, pad_id
+from visa_jax.evaluation.run import complete
+from visa_jax.models import load_pretrained, make_decoder
+from visa_jax.training.roles import RoleConfig, decoder_config
+from visa_jax.types import LanguageModel, Params
+
+WRITERS = ("base", "visa_sft", "moc_sft", "visa", "moc")
+STEERED = ("moc_sft", "moc")
+
+
+class Writer(NamedTuple):
+    """A model with one prompt, ready to go on from it."""
+
+    lm: LanguageModel
+    params: Params
+    ids: list[int]  # of the whole prompt as the model sees it
+    window: int
+    end_id: int | tuple[int, ...]
+    pad_id: int
+    write: Callable[[list[int]], tuple[str, str]]  # completion ids -> (prompt with completion, completion)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("model", None, "a Hugging Face directory or a run", flag_values=values, required=True)
+    flags.DEFINE_string("prompt", "", "text to go on from; may be empty for a Hugging Face model", flag_values=values)
+    flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token", flag_values=values, lower_bound=0.0)
+    flags.DEFINE_integer("max_new_tokens", 200, "most tokens to draw", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("top_k", 0, "draw among the k likeliest; 0 = all", flag_values=values, lower_bound=0)
+    flags.DEFINE_float("top_p", 1.0, "draw among the likeliest with this mass, in (0, 1]", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0)
+    flags.DEFINE_list("preference", None, "of a MOC run: numbers that sum to 1, as 0.3,0.7", flag_values=values)
+    flags.DEFINE_bool("json", False, "print JSON", flag_values=values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    if not math.isfinite(values.temperature):
+        raise UsageError(f"--temperature={values.temperature}: expected a number of at least 0")
+    if not 0 < values.top_p <= 1:
+        raise UsageError(f"--top_p={values.top_p}: expected a number in (0, 1]")
+    preference = None if values.preference is None else read_preference(values.preference)
+    writer = open_writer(Path(values.model), values.prompt, preference)
+    room = writer.window - len(writer.ids)
+    if room < 1:
+        raise UserError(f"--prompt: {len(writer.ids)} tokens are longer than the model's window of {writer.window}")
+    drawn, ended = complete(
+        writer.lm,
+        writer.params,
+        writer.ids,
+        jax.random.key(values.seed),
+        max_new_tokens=min(values.max_new_tokens, room),
+        temperature=values.temperature,
+        top_k=values.top_k,
+        top_p=values.top_p,
+        end_id=writer.end_id,
+        pad_id=writer.pad_id,
+    )
+    text, completion = writer.write(drawn)
+    if values.json:
+        finish = "end" if ended else "length"
+        told = {"text": text, "prompt": values.prompt, "completion": completion, "tokens": len(drawn), "finish": finish}
+        print(json.dumps(told | ({"preference": preference} if preference else {})))
+    else:
+        print(text)
+    return 0
+
+
+def read_preference(entries: list[str]) -> list[float]:
+    """The numbers of ``--preference``. UsageError where they are not on the simplex."""
+    shown = f"--preference={','.join(entries)}"
+    try:
+        numbers = [float(entry) for entry in entries]
+    except ValueError:
+        raise UsageError(f"{shown}: expected numbers with commas between them, as 0.3,0.7") from None
+    if not all(math.isfinite(x) and x >= 0 for x in numbers) or abs(sum(numbers) - 1) > 1e-3:
+        raise UsageError(f"{shown}: is off the simplex (entries must be at least 0 and sum to 1)")
+    return numbers
+
+
+def open_writer(directory: Path, prompt: str, preference: list[float] | None) -> Writer:
+    """The model in a directory. UserError naming the flag for what it cannot do."""
+    if not directory.is_dir():
+        raise UserError(f"--model: {directory} does not exist")
+    if "model_type" not in load_config(directory):
+        return _open_run(directory, prompt, preference)
+    if preference is not None:
+        raise UserError(f"--preference: {directory} is a Hugging Face model, only a MOC run can be steered by one")
+    return _open_pretrained(directory, prompt)
+
+
+def _open_pretrained(directory: Path, prompt: str) -> Writer:
+    model, tokenizer = load_pretrained(directory)
+    ids = tokenizer(prompt)["input_ids"]
+    if not ids:
+        raise UsageError("--prompt: is empty, and the tokenizer has no begin token to start from")
+
+    def write(drawn: list[int]) -> tuple[str, str]:
+        before, text = (tokenizer.decode(row, skip_special_tokens=True) for row in (ids, ids + drawn))
+        return text, text.removeprefix(before)
+
+    window, end_id = model.config.max_length, model.end_ids or (-1,)  # no token is -1: such a model never ends
+    return Writer(model.lm, model.params, ids, window, end_id, model.pad_id, write)
+
+
+def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> Writer:
+    kind = run_kind(load_config(directory))
+    if preference is None and kind in STEERED:
+        raise UsageError(f"--preference: is needed, {directory} holds a run of {kind!r}")
+    if preference is not None and kind not in STEERED:
+        raise UserError(f"--preference: {directory} holds a run of {kind!r}, only a MOC run can be steered by one")
+    found = open_run(directory, "--model", WRITERS, made_by="visa-jax train or supervise")
+    source = make_source(from_config_dict(DataConfig, found.config.data, f"{directory}/config.json: data"))
+    role = start_role(found)
+    config, tokenizer = decoder_config(source, role.trunk), source.tokenizer
+    if kind in STEERED:
+        _check_length(preference, len(found.config.moc.reward_names if kind == "moc" else role.preferences[0]))
+    whole = prompt_of(kind, found.config, role, prompt, preference)
+    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    check_text("--prompt", prompt, tokenizer, config.max_length)
+
+    def write(drawn: list[int]) -> tuple[str, str]:
+        completion = decode_batch(tokenizer, np.asarray([drawn], np.int32))[0]
+        return f"{prompt.strip()} {completion}".strip(), completion
+
+    lm, _ = make_decoder(config)
+    return Writer(lm, found.params, ids, config.max_length, tokenizer.eos_token_id, pad_id(tokenizer), write)
+
+
+def start_role(found: Any) -> RoleConfig:
+    """The role of a supervised run; of a train run that of the policy it started from."""
+    while "role" not in found.config:
+        start = found.config.runs.start
+        found = open_run(start, f"{found.workdir}/config.json: runs.start", ("visa_sft", "moc_sft"))
+    return from_config_dict(RoleConfig, found.config.role, f"{found.workdir}/config.json: role")
+
+
+def prompt_of(kind: str, config: Any, role: RoleConfig, prompt: str, preference: list[float] | None) -> str:
+    """The prompt as the run was trained on: a question, with tags before it for MOC; as it stands for a rewriter."""
+    question = read_text("--prompt", prompt)
+    if kind == "base":
+        return answer_prompt(question)
+    if kind in STEERED:
+        encoding = config.preference_encoding if kind == "moc" else role.preference_encoding
+        return moc_prompt(question, preference, encoding)
+    return f"{BOS} {prompt.strip().removeprefix(BOS).strip()}"
+
+
+def _check_length(preference: list[float], objectives: int) -> None:
+    if len(preference) != objectives:
+        raise UsageError(f"--preference: {len(preference)} numbers for a run with {objectives} objectives")
+
+
+if __name__ == "__main__":
+    sys.exit(run(["generate", *sys.argv[1:]]))
