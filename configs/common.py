@@ -25,9 +25,33 @@ def reader() -> ConfigDict:
     )
 
 
+def data(**changes: Any) -> ConfigDict:
+    """The text of a run: the testbed, or with `path` a file of one's own (docs/real_data.md); every field is there."""
+    section = ConfigDict(
+        {
+            "seed": 0,
+            "path": "",
+            "format": "table",  # .jsonl, .csv, .tsv by `fields`; or valuebench, valueeval, truthfulqa
+            "value_path": "",
+            "value_format": "table",
+            "value_run": "",
+            "fields": {"question": "question", "answer": "answer", "values": "", "rewards": ()},
+            "sizes": {"question": 24, "text": 48, "on_long": "drop"},
+            "tokenizer": {"directory": "", "kind": "bpe", "vocab_size": 4096},
+            "test_share": 0.1,
+            "most_rows": 0,
+        }
+    )
+    section.update(changes)
+    return section
+
+
 def fit(*, steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
-    """A supervised run with AdamW and a cosine decay."""
-    optimizer = {"learning_rate": learning_rate, "decay": "cosine", "weight_decay": 0.01, "warmup": 0.05}
+    """A supervised run with Muon on the blocks, AdamW on all else, and a cosine decay.
+
+    Muon leaves the plateau before copying is learned in half of the steps (LOG.md).
+    """
+    optimizer = {"name": "muon", "learning_rate": learning_rate, "decay": "cosine", "warmup": 0.05}
     return ConfigDict({"steps": steps, "batch_size": batch_size, "optimizer": optimizer})
 
 

@@ -9,7 +9,7 @@ Baselines that change only the signals or weights: linear_ppo, fixed_half (c = 1
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import MOC_BASELINES, parse_arg, preferences
+from visa_jax_configs.common import MOC_BASELINES, data, parse_arg, preferences
 
 
 def get_config(arg=None):
@@ -22,7 +22,7 @@ def get_config(arg=None):
     config = ConfigDict()
     config.method = "moc"
     config.seed = options.seed
-    config.data = ConfigDict({"seed": 0})
+    config.data = data()
     config.runs = ConfigDict(
         {
             "start": f"{options.runs}/moc_sft",

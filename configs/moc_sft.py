@@ -7,13 +7,13 @@ The tags say nothing about the answer yet: following them is what PPO has to tea
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import fit, parse_arg, policy, preferences
+from visa_jax_configs.common import data, fit, parse_arg, policy, preferences
 
 
 def get_config(arg=None):
     options = parse_arg(arg, tiny=False, seed=0, steps=200, start="runs/quickstart/base")
     config = ConfigDict()
-    config.data = ConfigDict({"seed": 0})
+    config.data = data()
     config.start = options.start
     role = config.role = ConfigDict()
     role.role = "moc_sft"

@@ -3,8 +3,8 @@
     bash launch/quickstart.sh            # about 10 minutes on 2 cores
     visa-jax quickstart --workdir=runs/quickstart
 
-Two branches run side by side, one core each. `fast` cuts every stage to about a fifth (it shows that all works, not
-what the methods can do); `full` adds the -MSE-alone row.
+Two branches run side by side, one core each. `fast` cuts every stage to a sixth (it shows that all works, not what the
+methods can do); `full` adds the -MSE-alone row.
 """
 
 from ml_collections import ConfigDict
@@ -15,19 +15,19 @@ from visa_jax_configs.common import parse_arg
 STAGES = {
     "moc": {
         "base": ("base", "", 300, 120),
-        "moc_sft": ("moc_sft", "", 150, 60),
-        "reward_helpful": ("reward_model", "objective=0", 200, 70),
+        "analyzer": ("analyzer", "", 250, 70),
+        "translator": ("translator", "", 200, 30),
+        "moc_sft": ("moc_sft", "", 150, 50),
+        "reward_helpful": ("reward_model", "objective=0", 200, 80),
         "reward_warm": ("reward_model", "objective=1", 120, 50),
-        "moc": ("moc", "", 60, 90),
-        "fixed_half": ("moc", "fixed_half", 60, 90),
-        "linear_ppo": ("moc", "linear_ppo", 60, 90),
+        "moc": ("moc", "", 60, 80),
+        "fixed_half": ("moc", "fixed_half", 60, 80),
+        "linear_ppo": ("moc", "linear_ppo", 60, 80),
     },
     "visa": {
-        "detector": ("detector", "", 600, 120),
-        "analyzer": ("analyzer", "", 350, 80),
-        "translator": ("translator", "", 250, 40),
-        "visa_sft": ("visa_sft", "", 250, 120),
-        "visa": ("visa", "", 220, 240),
+        "detector": ("detector", "", 500, 110),
+        "visa_sft": ("visa_sft", "", 450, 180),
+        "visa": ("visa", "", 250, 320),
     },
 }
 FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")

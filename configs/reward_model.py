@@ -8,13 +8,13 @@ objective 0 = helpful, 1 = warm, 2 = brief. It starts from the base model, which
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import fit, parse_arg, policy
+from visa_jax_configs.common import data, fit, parse_arg, policy
 
 
 def get_config(arg=None):
     options = parse_arg(arg, tiny=False, seed=0, steps=250, objective=0, start="runs/quickstart/base")
     config = ConfigDict()
-    config.data = ConfigDict({"seed": 0})
+    config.data = data()
     config.start = options.start
     role = config.role = ConfigDict()
     role.role = "reward_model"

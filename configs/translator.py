@@ -7,13 +7,13 @@ Expected on held-out wordings: sign accuracy .99, false activation below .01. [o
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import fit, parse_arg, reader
+from visa_jax_configs.common import data, fit, parse_arg, reader
 
 
 def get_config(arg=None):
     options = parse_arg(arg, tiny=False, seed=0, steps=400)
     config = ConfigDict()
-    config.data = ConfigDict({"seed": 0})
+    config.data = data()
     config.start = ""
     role = config.role = ConfigDict()
     role.role = "translator"

@@ -8,7 +8,7 @@ Needs the runs that `bash launch/quickstart.sh` makes (base, visa_sft, detector,
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import parse_arg
+from visa_jax_configs.common import data, parse_arg
 
 
 def get_config(arg=None):
@@ -16,7 +16,7 @@ def get_config(arg=None):
     config = ConfigDict()
     config.method = "visa"
     config.seed = options.seed
-    config.data = ConfigDict({"seed": 0})
+    config.data = data()
     config.runs = ConfigDict(
         {name: f"{options.runs}/{name}" for name in ("base", "detector", "analyzer", "translator")}
         | {"start": f"{options.runs}/visa_sft"}

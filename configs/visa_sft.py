@@ -8,19 +8,19 @@ Expected: values right, consistency low (about half of the facts are shared): th
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import fit, parse_arg, policy
+from visa_jax_configs.common import data, fit, parse_arg, policy
 
 
 def get_config(arg=None):
     options = parse_arg(arg, tiny=False, seed=0, steps=300, start="runs/quickstart/base")
     config = ConfigDict()
-    config.data = ConfigDict({"seed": 0})
+    config.data = data()
     config.start = options.start
     config.patience = 3
     role = config.role = ConfigDict()
     role.role = "visa_sft"
     role.seed = options.seed
-    role.rows = 20000
+    role.rows = 30000
     role.trunk = policy()
-    role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=64, learning_rate=2e-3)
+    role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=64, learning_rate=3e-3)
     return config

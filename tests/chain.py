@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from visa_jax.cli.experiment import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig, open_moc, open_visa
+from visa_jax.cli.experiment import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import make_source
 from visa_jax.cli.supervise import SuperviseConfig, supervise
-from visa_jax.cli.train import claim_workdir, train_run
+from visa_jax.cli.train import claim_workdir, open_parts, train_run
 from visa_jax.config import to_config_dict
 from visa_jax.evaluation import parts as quality
 from visa_jax.methods.moc import MocConfig
@@ -70,11 +70,10 @@ def moc_config(directory: Path, **changes) -> MocTrainConfig:
     return dataclasses.replace(config, **changes)
 
 
-def train(config, workdir: Path, make_parts=None) -> None:
+def train(config, workdir: Path) -> None:
     """What `visa-jax train` does."""
     claim_workdir(str(workdir), to_config_dict(config))
-    make_parts = make_parts or (open_visa if config.method == "visa" else open_moc)
-    train_run(make_parts(config), workdir)
+    train_run(open_parts(config), workdir)
 
 
 def build_chain(directory: Path) -> Path:

@@ -3,7 +3,10 @@
 What has to be set before the first array exists is set here, at import, before any test module is.
 """
 
+import contextlib
+import importlib.util
 import os
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +58,48 @@ def compiles() -> Iterator[CompileCounter]:
     """
     with CompileCounter() as counter:
         yield counter
+
+
+@contextlib.contextmanager
+def compile_quickly(cache: Path) -> Iterator[None]:
+    """Hardly optimised programs, each compiled once a session: for tests whose time is compilation."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(cache),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    try:
+        for name, setting in settings.items():
+            jax.config.update(name, setting)
+        compilation_cache.reset_cache()  # JAX decides at its first compilation whether there is one
+        yield
+    finally:
+        for name, setting in before.items():
+            jax.config.update(name, setting)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def quick_compiles(compile_cache) -> Iterator[None]:
+    """`compile_quickly` for one test."""
+    with compile_quickly(compile_cache):
+        yield
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, compile_cache) -> types.ModuleType:
+    """tests/chain.py, with the tiny runs that it makes in `chain.directory`; tests must not change these."""
+    spec = importlib.util.spec_from_file_location("chain", Path(__file__).with_name("chain.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with compile_quickly(compile_cache):
+        module.directory = module.build_chain(tmp_path_factory.mktemp("chain"))
+    return module

@@ -12,27 +12,15 @@ import shutil
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
-
+from visa_jax.cli.evaluate import evaluate_moc, evaluate_visa, load_normalizer
 from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.flags import load_config_file
-from visa_jax.cli.judging import (
-    Judged,
-    judge_moc,
-    judge_visa,
-    loop_texts,
-    make_moc_set,
-    make_visa_set,
-    visa_bins,
-)
+from visa_jax.cli.judging import Judged
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import make_source
 from visa_jax.cli.supervise import SuperviseConfig, supervise
 from visa_jax.cli.train import read_config, train_run
 from visa_jax.config import from_config_dict
-from visa_jax.data.testbed.objectives import enumerate_front
-from visa_jax.estimators import QuantileNormalizer
 from visa_jax.training import fishwood
 from visa_jax.training.metrics import METRICS_FILE, CompileCounter
 from visa_jax.training.progress import Progress
@@ -48,7 +36,7 @@ class Branch:
         self.summary: dict = {"seconds": {}, "supervised": {}}
 
     def stage(self, name: str, budget: float | None, work) -> None:
-        """Do ``work`` unless its run is finished, and note the seconds."""
+        """Do ``work`` and note the seconds."""
         began = time.perf_counter()
         work()
         self.summary["seconds"][name] = {"used": round(time.perf_counter() - began, 1), "budget": budget}
@@ -100,7 +88,10 @@ def run_stage(branch: Branch, name: str, spec) -> None:
             _train(branch, page, folder, name)
         else:
             config = from_config_dict(SuperviseConfig, page)
-            start = wait_for_base(branch.workdir) if config.start else None
+            start = None
+            if config.start:
+                wait_for(Path(config.start))
+                start = open_run(config.start, "start", "base").params
             supervise(config, folder, make_source(config.data), start)
     quality = folder / "quality.json"
     if quality.is_file():
@@ -109,6 +100,9 @@ def run_stage(branch: Branch, name: str, spec) -> None:
 
 def _train(branch: Branch, page, folder: Path, name: str) -> None:
     config = read_config(page)
+    if config.method == "visa":
+        for needed in ("analyzer", "translator"):
+            wait_for(Path(getattr(config.runs, needed)))
     parts = open_visa(config) if config.method == "visa" else open_moc(config)
     train_run(parts, folder, title=name)
 
@@ -131,40 +125,22 @@ def _note_quality(branch: Branch, name: str, quality: dict) -> None:
         supervised[f"{name}_judge"] = {k: v for k, v in judge.items() if k != "mae_by_value"}
 
 
-def wait_for_base(workdir: Path):
-    """The base model's parameters, which the other branch trains meanwhile."""
-    waited = False
-    while not (workdir / "base" / "quality.json").is_file():
-        if not waited:
-            print("waiting for the base model of the other branch", flush=True)
-            waited = True
+def wait_for(folder: Path) -> None:
+    """Wait until a run of the other branch is finished (if that branch fails, the parent ends this one too)."""
+    if not (folder / "quality.json").is_file():
+        print(f"waiting for {folder.name}, which the other branch trains", flush=True)
+    while not (folder / "quality.json").is_file():
         time.sleep(0.5)
-    return open_run(workdir / "base", "start", "base").params
 
 
 def judge_visa_branch(branch: Branch) -> None:
     """VISA's table: copy, prompted base, SFT, VISA, VISA with the closed loop."""
-    workdir, config = branch.workdir, branch.config
-    run = open_run(workdir / "visa", "visa", "visa")
-    parts = open_visa(read_config(run.config))
-    fixed = make_visa_set(parts, config.judged_rows, "test", 1.0, 4242)
-    key = jax.random.key(0)
-    texts = {
-        "copy": list(fixed.pool.answers),
-        "prompted": parts.sample(parts.base, fixed.prompts, key).texts,
-        "sft": parts.sample(parts.start, fixed.prompts, key).texts,
-        "visa": parts.sample(run.params, fixed.prompts, key).texts,
-    }
-    texts["visa_loop"] = loop_texts(parts, fixed, run.params)
-    visa = branch.summary["visa"] = {"rows": {}, "points": {}}
-    for name, said in texts.items():
-        judged = judge_visa(parts, fixed, said)
-        visa["rows"][name], visa["points"][name] = judged.row, judged.points
-        branch.keep(name, judged)
-        if name in ("sft", "visa"):
-            branch.summary.setdefault("visa_bins", {})[name] = visa_bins(judged, fixed)
-    branch.keep_curve("sft", workdir / "visa_sft" / METRICS_FILE)
-    branch.summary["leakage"] = {name: row["leakage"] for name, row in visa["rows"].items()}
+    run = open_run(branch.workdir / "visa", "visa", "visa")
+    section, judged = evaluate_visa(open_visa(read_config(run.config)), run.params, branch.config.judged_rows)
+    branch.summary |= section
+    for name, one in judged.items():
+        branch.keep(name, one)
+    branch.keep_curve("sft", branch.workdir / "visa_sft" / METRICS_FILE)
 
 
 def judge_moc_branch(branch: Branch) -> None:
@@ -172,23 +148,11 @@ def judge_moc_branch(branch: Branch) -> None:
     workdir, config = branch.workdir, branch.config
     names = [name for name in config.moc.order if config.moc[name].page == "moc"]
     parts = open_moc(read_config(open_run(workdir / "moc", "moc", "moc").config))
-    ends = json.loads((workdir / "moc" / "normalizer.json").read_text())
-    normalizer = QuantileNormalizer(low_K=np.asarray(ends["low"]), high_K=np.asarray(ends["high"]))
-    fixed = make_moc_set(parts, config.judged_questions, unseen=True)
-    moc = branch.summary["moc"] = {
-        "reference_point": list(parts.config.reference_point),
-        "objectives": list(parts.config.moc.reward_names),
-        "normalizer": ends,
-        "rows": {},
-        "points": {},
-        "front": enumerate_front()[1].tolist(),
-    }
-    for name in ("moc_sft", *names):
-        params = parts.start if name == "moc_sft" else open_run(workdir / name, name, "moc").params
-        judged = judge_moc(parts, normalizer, fixed, params)
-        label = "sft" if name == "moc_sft" else name
-        moc["rows"][label], moc["points"][label] = judged.row, judged.points
-        branch.keep(name, judged)
+    policies = {"sft": parts.start} | {name: open_run(workdir / name, name, "moc").params for name in names}
+    section, judged = evaluate_moc(parts, policies, load_normalizer(workdir / "moc"), config.judged_questions, 11)
+    branch.summary |= section
+    for name, one in judged.items():
+        branch.keep(name if name != "sft" else "moc_sft", one)
 
 
 def run_fishwood(branch: Branch) -> None:

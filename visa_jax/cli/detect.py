@@ -1,6 +1,6 @@
 """Read the ten values of a text: -1 works against a value, 0 does not express it, 1 is strongly for it.
 
-visa-jax detect --workdir=runs/quickstart/detector --text="the old road keeps us safe ." [--json]
+visa-jax detect --workdir=runs/quickstart/detector --text="green walls . always choose mastery ." [--json]
 
 The workdir holds a detector, or a VISA run, whose detector is taken.
 """

@@ -59,7 +59,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if config.method == "visa":
         section, judged = evaluate_visa(parts, found.params, rows)
     else:
-        section, judged = evaluate_moc(parts, found.params, load_normalizer(found.workdir), rows, values.grid)
+        policies = {"sft": parts.start, row_name(config.moc): found.params}
+        section, judged = evaluate_moc(parts, policies, load_normalizer(found.workdir), rows, values.grid)
     summary = {"seed": config.seed, "mode": "evaluate", "config": _without_seed(found.config)} | section
     summary["seconds"] = {"evaluate": {"used": round(time.perf_counter() - began, 1), "budget": None}}
     report = write_evaluation(found.workdir, summary, judged)
@@ -83,11 +84,10 @@ def evaluate_visa(parts: VisaParts, params: Params, rows: int) -> tuple[dict[str
 
 
 def evaluate_moc(
-    parts: MocParts, params: Params, normalizer: QuantileNormalizer, rows: int, grid: int
+    parts: MocParts, policies: dict[str, Params], normalizer: QuantileNormalizer, rows: int, grid: int
 ) -> tuple[dict[str, Any], dict[str, Judged]]:
-    """The summary's section of a MOC run or one of its baselines, and what was judged by name."""
+    """The summary's section of policies by name, all on one scale and one set, and what was judged by name."""
     fixed = make_moc_set(parts, rows, unseen=True, grid=grid)
-    policies = {"sft": parts.start, row_name(parts.config.moc): params}
     judged = {name: judge_moc(parts, normalizer, fixed, policy) for name, policy in policies.items()}
     section = _section(judged) | {
         "reference_point": list(parts.config.reference_point),

@@ -18,7 +18,7 @@ from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, 
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
-from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt
+from visa_jax.data.template import answer_prompt
 from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_readers, make_sampler
 from visa_jax.methods import moc as moc_method
@@ -103,9 +103,9 @@ class MocTrainConfig:
             f"{len(self.runs.rewards)} reward models for {len(self.moc.reward_names)} rewards",
         )
         require(
-            self.preference_encoding in PREFERENCE_ENCODINGS,
+            self.preference_encoding in ("text", "symbol"),
             "preference_encoding",
-            f"{self.preference_encoding!r} is not one of {', '.join(PREFERENCE_ENCODINGS)}",
+            f"{self.preference_encoding!r} is not text or symbol",
         )
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import re
 import runpy
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -34,10 +34,16 @@ def define_config(values: flags.FlagValues, *, required: bool = True) -> None:
     flags.DEFINE_string("config", None, help_text, flag_values=values, required=required)
 
 
-def parse(values: flags.FlagValues, name: str, argv: Sequence[str]) -> list[str]:
+def parse(
+    values: flags.FlagValues,
+    name: str,
+    argv: Sequence[str],
+    complete_fn: Callable[[ConfigDict], ConfigDict] | None = None,
+) -> list[str]:
     """Parse `argv` (without the program's name) into `values` and return the positional arguments.
 
-    Where define_config was used, `--config` is replaced by the loaded, overridden and locked ConfigDict.
+    Where define_config was used, `--config` is replaced by the loaded, overridden and locked ConfigDict;
+    `complete_fn` adds to a page the fields that it leaves at their defaults.
 
     Raises:
       UsageError: unknown or incomplete flag, missing config file, unknown config key, wrong type.
@@ -45,7 +51,7 @@ def parse(values: flags.FlagValues, name: str, argv: Sequence[str]) -> list[str]
     argv = list(argv)
     try:
         if "config" in values:
-            argv = _load_config_flag(values, argv)
+            argv = _load_config_flag(values, argv, complete_fn)
         return values([name, *argv])[1:]
     except flags.Error as error:
         raise UsageError(_one_line(error, values)) from None
@@ -94,7 +100,7 @@ def installed_configs() -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
-def _load_config_flag(values: flags.FlagValues, argv: list[str]) -> list[str]:
+def _load_config_flag(values: flags.FlagValues, argv: list[str], complete_fn) -> list[str]:
     """Replace the flag `config` by its loaded dictionary with the overrides of `argv`; returns the rest of argv."""
     argument, rest = _take_config(argv)
     overrides = [field for word in rest for field in _overridden(word)]
@@ -103,6 +109,8 @@ def _load_config_flag(values: flags.FlagValues, argv: list[str]) -> list[str]:
             raise UsageError(f"--config.{overrides[0]} changes a config, but there is no --config=FILE")
         return rest
     config = load_config_file(argument)
+    if complete_fn is not None:
+        config = complete_fn(config).lock()
     for field in overrides:
         _field_type(config, field)
     delattr(values, "config")

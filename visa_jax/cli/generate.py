@@ -1,7 +1,7 @@
 """Complete a prompt with any Hugging Face directory of a decoder, or with any run that writes text.
 
 visa-jax generate --model=DIR --prompt="Once upon a time" --temperature=0 --max_new_tokens=200 [--json]
-visa-jax generate --model=runs/quickstart/moc --prompt="what about the harbor ?" --preference=0.3,0.7
+visa-jax generate --model=runs/quickstart/moc --prompt="what about the archive ?" --preference=0.3,0.7
 
 What is printed is the prompt with its completion. A run is given the form of prompt that it was trained on; a
 rewriter is better asked by `visa-jax rewrite`, here its prompt is taken as it stands.

@@ -65,7 +65,8 @@ def judge_visa(parts: VisaParts, fixed: VisaSet, texts: Sequence[str]) -> Judged
         }
         for i in range(min(128, len(texts)))
     ]
-    row = mean_row(rows) | {"leakage": leakage(pool.value_PM, detected_NM, target_NM)}
+    before_NM = parts.readers.values(parts.judges[0], pool.answers)
+    row = mean_row(rows) | {"leakage": leakage(before_NM, detected_NM, target_NM)}
     return Judged(row, rows, samples, shown)
 
 
@@ -147,7 +148,10 @@ def make_moc_set(parts: MocParts, questions: int, *, unseen: bool, grid: int = 1
 
 
 def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, params: Params, seed: int = 0) -> Judged:
-    """Sample one completion per preference and question, and judge by the oracle (if any) and the held-out models."""
+    """Sample one completion per preference and question; judge by the held-out models (``learned_*``) and the oracle.
+
+    Where there is no oracle, its figures are left out.
+    """
     config, source = parts.config, parts.source
     count = len(fixed.questions)
     asked = [q for _ in fixed.preference_PK for q in fixed.questions]
@@ -155,17 +159,17 @@ def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, pa
     prompts = moc_prompts(source, asked, preference, config.preference_encoding)
     texts = parts.sample(params, prompts, jax.random.key(seed), config.loop.temperature).texts
     learned_PEK = _grid(learned_rewards(parts, parts.judges, asked, texts), fixed)
-    truth_PEK = learned_PEK
+    learned = _front(config, normalizer, fixed, learned_PEK)
+    kinds, row = {"learned": learned_PEK}, {f"learned_{name}": value for name, value in learned.items()}
     if source.testbed is not None:
         topics = [t for _ in fixed.preference_PK for t in fixed.topics]
         scores = [source.score_answer(topic, text) for topic, text in zip(topics, texts, strict=True)]
-        truth_PEK = _grid(np.stack(scores)[:, : learned_PEK.shape[2]], fixed)
-    rows = [_front(config, normalizer, fixed, rewards_PEK) for rewards_PEK in (truth_PEK, learned_PEK)]
-    row = rows[0] | {f"learned_{name}": value for name, value in rows[1].items()}
-    samples = _moc_samples(parts, fixed, texts, truth_PEK, learned_PEK)
-    means = truth_PEK.mean(axis=1), learned_PEK.mean(axis=1)
-    shown = points(fixed.preference_PK, *means, _scale(normalizer, means[0]), fixed.seen_P)
-    return Judged(row, {"oracle": truth_PEK, "learned": learned_PEK}, samples, shown)
+        kinds["oracle"] = _grid(np.stack(scores)[:, : learned_PEK.shape[2]], fixed)
+        row = _front(config, normalizer, fixed, kinds["oracle"]) | row
+    means = {name: rewards_PEK.mean(axis=1) for name, rewards_PEK in kinds.items()}
+    scaled_PK = _scale(normalizer, means.get("oracle", means["learned"]))
+    shown = points(fixed.preference_PK, means, scaled_PK, fixed.seen_P)
+    return Judged(row, kinds, _moc_samples(parts, fixed, texts, kinds), shown)
 
 
 def _grid(flat_RK: np.ndarray, fixed: MocSet) -> np.ndarray:
@@ -184,8 +188,8 @@ def _front(config: Any, normalizer: QuantileNormalizer, fixed: MocSet, reward_PE
     )
 
 
-def _moc_samples(parts: MocParts, fixed: MocSet, texts: list[str], truth_PEK, learned_PEK) -> list[dict]:
-    """Ten samples, spread over the seen preferences."""
+def _moc_samples(parts: MocParts, fixed: MocSet, texts: list[str], kinds: dict[str, np.ndarray]) -> list[dict]:
+    """Ten samples, spread over the seen preferences; ``rewards`` are by the held-out models."""
     names, count = parts.config.moc.reward_names, len(fixed.questions)
     samples = []
     for i in range(SAMPLES):
@@ -195,8 +199,12 @@ def _moc_samples(parts: MocParts, fixed: MocSet, texts: list[str], truth_PEK, le
                 "prompt": fixed.questions[e],
                 "preference": [round(float(x), 2) for x in fixed.preference_PK[p]],
                 "completion": texts[p * count + e],
-                "rewards": dict(zip(names, learned_PEK[p, e].astype(float).tolist(), strict=True)),
-                "oracle": dict(zip(names, truth_PEK[p, e].astype(float).tolist(), strict=True)),
+            }
+            | {
+                {"learned": "rewards"}.get(kind, kind): dict(
+                    zip(names, r_PEK[p, e].astype(float).tolist(), strict=True)
+                )
+                for kind, r_PEK in kinds.items()
             }
         )
     return samples

@@ -107,7 +107,7 @@ def _run_command(name: str, argv: list[str]) -> int:
     if any(word in HELP for word in argv):
         print(command_help(name, module, values))
         return 0
-    positional = parse(values, name, argv)
+    positional = parse(values, name, argv, getattr(module, "complete_config", None))
     if positional and not hasattr(module, "POSITIONAL"):
         raise UsageError(f"unexpected argument {positional[0]!r}")
     return module.main(values, positional) or 0

@@ -1,7 +1,8 @@
 """Rewrite a text towards a wish in plain words, or towards named values, keeping its facts.
 
-visa-jax rewrite --workdir=runs/quickstart/visa --text="..." --wish="more daring, less bound to tradition" [--json]
-visa-jax rewrite --workdir=runs/quickstart/visa --text="..." --values='{"Security": 0.5}'
+TEXT="green walls . tessa leads . always choose mastery ."
+visa-jax rewrite --workdir=runs/quickstart/visa --text="$TEXT" --wish="more daring, less bound to tradition" [--json]
+visa-jax rewrite --workdir=runs/quickstart/visa --text="$TEXT" --values='{"Security": 0.5}'
 
 The detector reads the text's values; a wish becomes a shift that is added to them, --values replaces the named ones
 and keeps the others. The first rewrite is the likeliest one; if it misses the target or loses the facts, others are

@@ -44,7 +44,9 @@ class DataConfig:
 
     def __post_init__(self):
         require(self.format in FORMATS, "format", f"{self.format!r} is not one of {', '.join(FORMATS)}")
-        require(self.value_format in FORMATS, "value_format", f"{self.value_format!r} is not one of {', '.join(FORMATS)}")
+        require(
+            self.value_format in FORMATS, "value_format", f"{self.value_format!r} is not one of {', '.join(FORMATS)}"
+        )
         require(0 < self.test_share < 1, "test_share", "must be in (0, 1)")
         require(self.most_rows >= 0, "most_rows", "must be >= 0")
         require(bool(self.path) or not (self.value_path or self.value_run), "path", "is empty: the testbed is labelled")

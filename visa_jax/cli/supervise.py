@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from visa_jax.cli.flags import define_config, define_workdir
 from visa_jax.cli.main import run
@@ -43,6 +44,11 @@ class SuperviseConfig:
 def define_flags(values: flags.FlagValues) -> None:
     define_config(values)
     define_workdir(values, "directory of the run")
+
+
+def complete_config(config: ConfigDict) -> ConfigDict:
+    """The page with every field that it leaves at its default, so that any of them can be changed by a flag."""
+    return to_config_dict(from_config_dict(SuperviseConfig, config))
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
@@ -101,7 +107,8 @@ def _stopper(config: SuperviseConfig, source: Source, task) -> Stopper | None:
     if not config.patience:
         return None
     held_out = dataclasses.replace(config.role, rows=4 * config.role.fit.batch_size)
-    rows = ROLES[config.role.role].rows(source, held_out, config.role.seed + 1, "test")
+    # other rows in the wording of training: held-out wording would stop a run for being less likely, not for overfit
+    rows = ROLES[config.role.role].rows(source, held_out, config.role.seed + 500, "train")
     loss = held_out_loss(task, rows, config.role.fit.batch_size)
     return Stopper(held_out=loss, every=config.evaluate_every, patience=config.patience)
 

@@ -29,12 +29,14 @@ from visa_jax.cli.main import run
 from visa_jax.cli.runs import save_run
 from visa_jax.config import UserError, config_differences, from_config_dict, load_config, save_config, to_config_dict
 from visa_jax.data.tokenizer import decode_batch
+from visa_jax.training import fishwood
+from visa_jax.training.fishwood import FishWoodConfig
 from visa_jax.training.loop import Experiment, Hooks, start, train
 from visa_jax.training.metrics import MetricsWriter
 from visa_jax.training.progress import Progress, graceful_stop
 from visa_jax.types import Params, Scored
 
-CONFIGS = {"visa": VisaTrainConfig, "moc": MocTrainConfig}
+CONFIGS = {"visa": VisaTrainConfig, "moc": MocTrainConfig, "fishwood": FishWoodConfig}
 SHOWN_SAMPLES = 10
 
 
@@ -45,14 +47,21 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     config = read_config(values.config)
+    if isinstance(config, FishWoodConfig):
+        return train_fishwood(config, values.workdir)
+    parts = open_parts(config)  # before the workdir is claimed: a start that fails leaves nothing behind
     claim_workdir(values.workdir, to_config_dict(config))
-    parts = open_parts(config)
     train_run(parts, values.workdir)
     print(json.dumps({"workdir": values.workdir, **json.loads((Path(values.workdir) / "final.json").read_text())}))
     return 0
 
 
-def read_config(config: ConfigDict) -> VisaTrainConfig | MocTrainConfig:
+def complete_config(config: ConfigDict) -> ConfigDict:
+    """The page with every field that it leaves at its default, so that any of them can be changed by a flag."""
+    return to_config_dict(read_config(config))
+
+
+def read_config(config: ConfigDict) -> VisaTrainConfig | MocTrainConfig | FishWoodConfig:
     """The typed config of a train page; ``method`` says which."""
     method = config.get("method", "")
     if method not in CONFIGS:
@@ -68,6 +77,16 @@ def claim_workdir(workdir: str, config: ConfigDict) -> None:
             raise UserError(f"{workdir}: holds a run with another config ({'; '.join(differences)}); use a new workdir")
     else:
         save_config(workdir, config)
+
+
+def train_fishwood(config: FishWoodConfig, workdir: str) -> int:
+    """The toy has no models to open and no checkpoint: it takes seconds."""
+    with Progress(Path(workdir).name, config.steps) as progress:
+        told = fishwood.run(config, lambda step, metrics: progress.update(step, reward=metrics["reward"]))
+    save_config(workdir, to_config_dict(config))
+    (Path(workdir) / "fishwood.json").write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps({"workdir": workdir, **told["row"]}))
+    return 0
 
 
 def open_parts(config: VisaTrainConfig | MocTrainConfig) -> Any:

@@ -16,16 +16,17 @@ from visa_jax.types import PromptBatch
 Rows = dict[str, np.ndarray]
 
 
-def packed_rows(tokenizer, documents: Sequence[str], length: int) -> Rows:
-    """Documents laid end to end in rows of ``length`` tokens, each as <bos> ... <eos>; the last row may be padded.
+def document_rows(tokenizer, documents: Sequence[str], length: int, *, pack: bool) -> Rows:
+    """Documents as <bos> ... <eos> in rows of ``length`` tokens; one longer than a row is cut.
 
-    A document that does not fit into what is left of a row starts the next one; one longer than a row is cut.
+    ``pack`` lays several into a row; a model then has to learn to ignore its neighbours, which delays copying from
+    the context by hundreds of steps where documents are as short as the testbed's (LOG.md).
     """
     encoded = tokenizer([f"{BOS} {text} {EOS}" for text in documents], add_special_tokens=False)["input_ids"]
     rows: list[list[int]] = [[]]
     for ids in encoded:
         ids = ids[:length]
-        if len(rows[-1]) + len(ids) > length:
+        if rows[-1] and (not pack or len(rows[-1]) + len(ids) > length):
             rows.append([])
         rows[-1].extend(ids)
     token = np.full((len(rows), length), pad_id(tokenizer), np.int32)

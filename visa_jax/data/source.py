@@ -39,6 +39,7 @@ class Source(NamedTuple):
     lengths: Lengths
     template: str  # of the VISA prompt, see data/template.py
     documents: Callable[[int, int, str], list[str]]
+    pack_documents: bool  # several documents in a row of pretraining text
     questions: Callable[[int, int, str], list[str]]
     sources: Callable[[int, int, str], list[tuple[str, str]]]  # (question, answer) pairs to rewrite
     labelled: Callable | None  # -> (texts, value [n, 10])
@@ -63,8 +64,9 @@ def make_testbed_source(seed: int = 0) -> Source:
     return Source(
         name="testbed",
         tokenizer=make_testbed_tokenizer(),
-        lengths=Lengths(question=6, text=32, visa_prompt=46, wish=32, moc_prompt=16, answer=25, document=128),
+        lengths=Lengths(question=6, text=32, visa_prompt=46, wish=32, moc_prompt=16, answer=25, document=68),
         template="levels",
+        pack_documents=False,
         documents=lambda n, s, split: corpus.pretraining_documents(testbed, rng(0, s, split), n, split),
         questions=lambda n, s, split: corpus.questions(testbed, rng(9, s, split), n, split),
         sources=lambda n, s, split: [

@@ -1,6 +1,6 @@
 """Judging a preference-conditioned policy over a grid of preferences: MOC's table (MOC notes 8)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -60,15 +60,16 @@ def policy_rows(
     return row
 
 
-def points(preference_PK, oracle_PK, learned_PK, scaled_PK, seen_P) -> list[dict]:
-    """The points of the Pareto and control figures: mean rewards [P, K] of each kind under each preference."""
+def points(
+    preference_PK: np.ndarray, means: Mapping[str, np.ndarray], scaled_PK: np.ndarray, seen_P: np.ndarray
+) -> list[dict]:
+    """The points of the Pareto and control figures under each preference.
+
+    ``means``: mean rewards [P, K] by who judged, "learned" and, where there is one, "oracle".
+    """
+    kinds = dict(means) | {"scaled": scaled_PK}
     return [
-        {
-            "preference": [round(float(x), 2) for x in p],
-            "oracle": [round(float(x), 4) for x in o],
-            "learned": [round(float(x), 4) for x in r],
-            "scaled": [round(float(x), 4) for x in c],
-            "unseen": not bool(s),
-        }
-        for p, o, r, c, s in zip(preference_PK, oracle_PK, learned_PK, scaled_PK, seen_P, strict=True)
+        {"preference": [round(float(x), 2) for x in preference_M], "unseen": not bool(seen_P[p])}
+        | {kind: [round(float(x), 4) for x in mean_PK[p]] for kind, mean_PK in kinds.items()}
+        for p, preference_M in enumerate(preference_PK)
     ]

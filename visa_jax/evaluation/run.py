@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from visa_jax.data.pool import in_batches
 from visa_jax.data.source import Source
@@ -50,9 +51,27 @@ def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batc
             drawn.append(np.asarray(rollout.mask_BT)[:count])
         token_BT, drawn_BT = np.concatenate(tokens), np.concatenate(drawn)
         mask_BT = drawn_BT & (token_BT != tokenizer.eos_token_id)
-        return Completions(token_BT, mask_BT, decode_batch(tokenizer, token_BT, mask_BT), drawn_BT)
+        texts = fit_texts(tokenizer, decode_batch(tokenizer, token_BT, mask_BT), max_new_tokens)
+        return Completions(token_BT, mask_BT, texts, drawn_BT)
 
     return sample
+
+
+def fit_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> list[str]:
+    """Texts that a policy wrote, each read again as at most ``length`` tokens.
+
+    A policy may spell a word in other pieces than the tokenizer would, or draw half of a character; such a text can
+    take more tokens when it is read again than when it was written. What is too much at its end is left out.
+    """
+    made = list(texts)
+    todo = list(range(len(made)))
+    while todo:
+        read = tokenizer([made[i] for i in todo], add_special_tokens=False, return_offsets_mapping=True)
+        long = [k for k, ids in enumerate(read["input_ids"]) if len(ids) > length]
+        for k in long:
+            made[todo[k]] = made[todo[k]][: read["offset_mapping"][k][length - 1][0]].rstrip()
+        todo = [todo[k] for k in long]
+    return made
 
 
 def by_rows(program: Callable, params: Params, arrays: Sequence[np.ndarray], batch_size: int) -> np.ndarray:

@@ -114,7 +114,7 @@ METHODS = {
     "visa_loop": ("VISA, closed loop", ""),
     "linear_ppo": ("linear PPO", "baseline"),
     "fixed_half": ("MOC, c = ½ fixed", "ablation"),
-    "minus_mse": ("MOC, −MSE alone", "ablation"),
+    "mse_only": ("MOC, −MSE alone", "ablation"),
     "target": ("MOC, target signals", "ablation"),
     "n_plus_1": ("MOC, n + 1 signals", "ablation"),
     "moc": ("MOC", ""),

@@ -1,4 +1,4 @@
-"""MOC: one preference-conditioned policy by multi-objective PPO (arXiv 2604.04497; docs/architecture.md).
+"""MOC: one preference-conditioned policy by multi-objective PPO (arXiv 2604.04497; docs/moc.md).
 
 One step: draw preferences on the simplex -> K rewards -> scale -> S signals -> advantage per signal (GAE with a
 critic head each, or group means) -> min-norm weights at the policy level -> one mixed advantage -> one clipped
@@ -56,28 +56,26 @@ class MocConfig:
     max_completion_length: int = 24
 
     def __post_init__(self):
-        require(self.signals in SIGNALS, "moc.signals", f"{self.signals!r} is not one of {sorted(SIGNALS)}")
-        require(self.weights in WEIGHTS, "moc.weights", f"{self.weights!r} is not one of {sorted(WEIGHTS)}")
-        require(self.solve in ("preference", "batch"), "moc.solve", f"{self.solve!r} is not preference or batch")
+        require(self.signals in SIGNALS, "signals", f"{self.signals!r} is not one of {sorted(SIGNALS)}")
+        require(self.weights in WEIGHTS, "weights", f"{self.weights!r} is not one of {sorted(WEIGHTS)}")
+        require(self.solve in ("preference", "batch"), "solve", f"{self.solve!r} is not preference or batch")
         require(
             self.normalize in ("whiten", "common_scale", "none"),
-            "moc.normalize",
+            "normalize",
             f"{self.normalize!r} is not whiten, common_scale or none",
         )
-        require(self.advantage in ("gae", "group"), "moc.advantage", f"{self.advantage!r} is not gae or group")
+        require(self.advantage in ("gae", "group"), "advantage", f"{self.advantage!r} is not gae or group")
         require(
             self.advantage == "gae" or self.num_generations >= 2,
-            "moc.num_generations",
+            "num_generations",
             "group advantages need at least 2 completions a prompt",
         )
         # critic and policy losses are added before the division, so both must be token sums
-        require(self.loss_type in ("dapo", "cispo"), "moc.loss_type", f"{self.loss_type!r} is not dapo or cispo")
-        require(
-            self.loss_type != "cispo" or self.epsilon_high is not None, "moc.epsilon_high", "cispo needs one, about 5"
-        )
+        require(self.loss_type in ("dapo", "cispo"), "loss_type", f"{self.loss_type!r} is not dapo or cispo")
+        require(self.loss_type != "cispo" or self.epsilon_high is not None, "epsilon_high", "cispo needs one, about 5")
         for i, vector in enumerate(self.preferences):
             on_simplex = len(vector) == len(self.reward_names) and min(vector) >= 0 and abs(sum(vector) - 1) < 1e-3
-            require(on_simplex, f"moc.preferences[{i}]", f"{list(vector)} is not on the simplex")
+            require(on_simplex, f"preferences[{i}]", f"{list(vector)} is not on the simplex")
 
 
 @record

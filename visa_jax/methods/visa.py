@@ -1,4 +1,4 @@
-"""VISA: the rewriter's GRPO step (arXiv 2603.04822; visa method notes in docs/architecture.md).
+"""VISA: the rewriter's GRPO step (arXiv 2603.04822; docs/visa.md).
 
 One step: draw a shift of the value vector -> target = clip(v_orig + shift) -> rewards (value match,
 consistency, format, length) -> weighted sum -> advantage within the group -> clipped policy loss with k3 KL.
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 
 from visa_jax.config import require
 from visa_jax.estimators import group_advantages
-from visa_jax.losses import policy_loss_sums
+from visa_jax.estimators.group import AGGREGATIONS, SCALES
+from visa_jax.losses import LOSS_TYPES, policy_loss_sums
+from visa_jax.losses.policy import LEVELS
 from visa_jax.methods.base import Advantages, Method, PolicyOutput, reward_metrics
 from visa_jax.ops.conditions import draw_target
 from visa_jax.types import Array, Batch, WeightedSum
@@ -37,15 +39,26 @@ class VisaConfig:
     active_shift_max: int = 2
     overlap: float = 0.5  # [ours] share of shifts that move a value which the source already expresses
     most_nonzero: int = 3  # [ours] values off 0 in a target: what a short text can state
+    lowest_target: float = -1.0  # 0 where the detector learned presence alone: it never reads a negative value
 
     def __post_init__(self):
-        require(self.num_generations >= 2, "visa.num_generations", "GRPO needs a group of at least 2 completions")
+        require(self.num_generations >= 2, "num_generations", "GRPO needs a group of at least 2 completions")
         require(
             len(self.reward_names) == len(self.reward_weights),
-            "visa.reward_weights",
+            "reward_weights",
             f"{len(self.reward_weights)} weights for {len(self.reward_names)} rewards",
         )
-        require(self.beta >= 0, "visa.beta", "must be >= 0")
+        require(self.beta >= 0, "beta", "must be >= 0")
+        for field, names in (
+            ("loss_type", LOSS_TYPES),
+            ("scale_rewards", SCALES),
+            ("aggregation", AGGREGATIONS),
+            ("importance_sampling_level", LEVELS),
+        ):
+            value = getattr(self, field)
+            require(value in names, field, f"{value!r} is not one of {', '.join(names)}")
+        require(self.loss_type != "cispo" or self.epsilon_high is not None, "epsilon_high", "cispo needs it (about 5)")
+        require(-1 <= self.lowest_target <= 0, "lowest_target", "must be in [-1, 0]")
 
 
 def make_method(config: VisaConfig) -> Method:
@@ -64,6 +77,7 @@ def make_method(config: VisaConfig) -> Method:
             max_active=config.active_shift_max,
             overlap=config.overlap,
             most_nonzero=config.most_nonzero,
+            lowest=config.lowest_target,
         )
 
     def combine(state: dict, batch: Batch) -> tuple[dict, Advantages, dict]:

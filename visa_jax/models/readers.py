@@ -63,7 +63,7 @@ def make_analyzer(lm: LanguageModel, *, stop_id: int) -> tuple[Callable, Callabl
 
     ``encode(params, token_BT, mask_BT) -> hidden_BTD`` reads each text once; ``compare(params, premise, hypothesis)``
     with (token, mask, hidden) triples aligns every hypothesis token with the premise and sums over its sentence:
-    a sentence is entailed when none of its tokens objects.
+    a sentence is entailed when some of its tokens find support and none objects.
     """
 
     def encode(params: Params, token_BT: Array, mask_BT: Array) -> Array:
@@ -80,15 +80,16 @@ def make_analyzer(lm: LanguageModel, *, stop_id: int) -> tuple[Callable, Callabl
             [left_BTE, found_BTE, left_BTE * found_BTE, jnp.square(left_BTE - found_BTE)], axis=-1
         )
         out_BTO = linear(head["out"], jax.nn.gelu(linear(head["compare"], features_BTF)))
-        objection_BT = jnp.where(mask_BT, jax.nn.softplus(out_BTO[..., 0]), 0.0)
+        objection_BT, support_BT = (jnp.where(mask_BT, jax.nn.softplus(out_BTO[..., i]), 0.0) for i in (0, 2))
         claim_BT = jnp.where(mask_BT, out_BTO[..., 1], 0.0)
         stop_BT = (token_BT == stop_id) & mask_BT
         sentence_BT = jnp.cumsum(stop_BT, axis=1) - stop_BT  # its number; the closing stop belongs to it
         same_BTT = (sentence_BT[:, :, None] == sentence_BT[:, None, :]).astype(objection_BT.dtype)
-        return SentenceLogits(
-            claim_BT=jnp.einsum("btu,bu->bt", same_BTT, claim_BT),
-            entailed_BT=3.0 - jnp.einsum("btu,bu->bt", same_BTT, objection_BT),
+        claim_BT, objection_BT, support_BT = (
+            jnp.einsum("btu,bu->bt", same_BTT, x_BT) for x_BT in (claim_BT, objection_BT, support_BT)
         )
+        # support saturates, so that repeating what is there never outweighs one objection
+        return SentenceLogits(claim_BT=claim_BT, entailed_BT=6.0 * jnp.tanh(support_BT) - 3.0 - objection_BT)
 
     def init_head(key: Array, width: int) -> Params:
         align_key, compare_key, out_key = jax.random.split(key, 3)
@@ -96,7 +97,7 @@ def make_analyzer(lm: LanguageModel, *, stop_id: int) -> tuple[Callable, Callabl
             "align": _init_linear(align_key, width, COMPARE_WIDTH),
             "sharpness": jnp.full((1,), COMPARE_WIDTH**-0.5),
             "compare": _init_linear(compare_key, 4 * COMPARE_WIDTH, COMPARE_WIDTH),
-            "out": _init_linear(out_key, COMPARE_WIDTH, 2) | {"bias": jnp.array([-1.0, 0.0])},
+            "out": _init_linear(out_key, COMPARE_WIDTH, 3) | {"bias": jnp.array([-1.0, 0.0, -1.0])},
         }
 
     return encode, compare, init_head

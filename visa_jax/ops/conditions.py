@@ -153,6 +153,7 @@ def draw_target(
     max_active: int = 2,
     overlap: float = 0.5,
     most_nonzero: int = 3,
+    lowest: float = -1.0,
     tries: int = 8,
 ) -> Array:
     """Targets clip(anchor + shift) that move and that a short text can state (VISA, ours).
@@ -164,10 +165,11 @@ def draw_target(
     Args:
       key: typed PRNG key.
       anchor_NM: v_orig in [-1, 1].
+      lowest: no target lies below it; 0 where the detector was taught presence alone and never reads less.
       tries: shifts drawn per row; the first that fits is taken (the last where none fits).
 
     Returns:
-      float32 ``[N, M]`` in [-1, 1].
+      float32 ``[N, M]`` in [lowest, 1].
     """
     n, width = anchor_NM.shape
     held_NM = jnp.round(2 * anchor_NM) / 2
@@ -182,11 +184,11 @@ def draw_target(
         against_NM = jnp.where(chosen_NM > 0, -jnp.sign(held_NM) * size_N1, 0.0)
         use_N1 = (jax.random.uniform(use_key, (n, 1)) < overlap) & jnp.any(held_NM != 0, axis=1, keepdims=True)
         shift_NM = jnp.where(use_N1 & (chosen_NM > 0), against_NM, shift_NM)
-        rounded_NM = add_shift(held_NM, shift_NM)
+        rounded_NM = jnp.maximum(add_shift(held_NM, shift_NM), lowest)
         fits_N = (jnp.sum(rounded_NM != 0, axis=1) <= most_nonzero) & (
             jnp.max(jnp.abs(rounded_NM - held_NM), axis=1) >= STRENGTHS[0]
         )
-        return add_shift(anchor_NM, shift_NM), fits_N
+        return jnp.maximum(add_shift(anchor_NM, shift_NM), lowest), fits_N
 
     target_RNM, fits_RN = jax.vmap(attempt)(jax.random.split(key, tries))
     first_N = jnp.where(jnp.any(fits_RN, axis=0), jnp.argmax(fits_RN, axis=0), tries - 1)

@@ -55,6 +55,7 @@ def make_figures(summary: Mapping, curves: Mapping, samples: Mapping, labels: Ma
     figures: dict[str, Figure | None] = {}
     for section, key in REWARD_KEY.items():
         table = {"objectives": OBJECTIVES[section]} | (summary.get(section) or {})
+        key = key if any(key in point for ps in (table.get("points") or {}).values() for point in ps) else "learned"
         figures[f"pareto/{section}"] = draw_pareto(table, labels, key=key)
         figures[f"control/{section}"] = draw_preference_control(table, labels, fallback=key)
     figures["control/visa"] = draw_target_control(value_points(summary, samples), labels)

@@ -38,6 +38,7 @@ class FishWoodConfig:
     """One FishWood run; all numbers [ours]."""
 
     moc: MocConfig
+    method: str = "fishwood"
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=6e-3, decay="linear")
     idle: bool = False  # the variant with a third action that earns nothing
     steps: int = 300
@@ -201,7 +202,7 @@ def judge(preference_PK: np.ndarray, reward_PK: np.ndarray) -> dict[str, float]:
     """tau, control error and hyper-volume of mean raw rewards [P, 2].
 
     * ``tau``: Kendall's tau-b between p_k and mean reward k, averaged over the objectives; 0 if one is constant
-    * ``control_error``: mean over preferences of (1/2) sum_k (scaled mean reward k - p_k)^2
+    * ``control_error``: mean over preferences of sum_k (scaled mean reward k - p_k)^2
     * ``hypervolume``: of the scaled mean rewards above (0, 0); points on the front at p give 0.45
     """
     scaled_PK = reward_PK / np.asarray(fishwood.FULL_DAY)
@@ -209,7 +210,7 @@ def judge(preference_PK: np.ndarray, reward_PK: np.ndarray) -> dict[str, float]:
     volume = moocore.hypervolume(np.asarray(scaled_PK, np.float64), ref=REFERENCE_POINT, maximise=True)
     return {
         "tau": float(np.mean(taus)),
-        "control_error": float(np.mean((scaled_PK - preference_PK) ** 2)),
+        "control_error": float(np.mean(np.sum((scaled_PK - preference_PK) ** 2, axis=1))),
         "hypervolume": float(volume),
     }
 

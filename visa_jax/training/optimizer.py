@@ -1,17 +1,21 @@
-"""AdamW with warm-up, a decay and a global-norm clip, from a config."""
+"""AdamW, or Muon with AdamW beside it, with warm-up, a decay and a global-norm clip, from a config."""
 
 import dataclasses
 
+import jax
 import optax
 
 from visa_jax.config import require
+from visa_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Optimizer numbers; ``warmup`` is a share of the steps."""
 
-    learning_rate: float = 1e-3
+    name: str = "adamw"  # adamw | muon: Muon for the matrices of the blocks, AdamW for all else
+    learning_rate: float = 1e-3  # of AdamW
+    muon_learning_rate: float = 0.02
     warmup: float = 0.03
     decay: str = "constant"  # constant | linear | cosine
     final_scale: float = 0.1  # the decay ends at learning_rate * final_scale
@@ -21,32 +25,59 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self):
-        require(self.learning_rate > 0, "optimizer.learning_rate", "must be > 0")
-        require(0 <= self.warmup < 1, "optimizer.warmup", "is a share of the steps, in [0, 1)")
+        require(self.name in ("adamw", "muon"), "name", f"{self.name!r} is not adamw or muon")
+        require(self.learning_rate > 0, "learning_rate", "must be > 0")
+        require(self.muon_learning_rate > 0, "muon_learning_rate", "must be > 0")
+        require(0 <= self.warmup < 1, "warmup", "is a share of the steps, in [0, 1)")
         require(
-            self.decay in ("constant", "linear", "cosine"),
-            "optimizer.decay",
-            f"{self.decay!r} is not constant, linear or cosine",
+            self.decay in ("constant", "linear", "cosine"), "decay", f"{self.decay!r} is not constant, linear or cosine"
         )
-        require(self.clip_norm > 0, "optimizer.clip_norm", "must be > 0")
+        require(self.clip_norm > 0, "clip_norm", "must be > 0")
 
 
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate at each of ``steps`` optimizer steps."""
+def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None) -> optax.Schedule:
+    """Learning rate at each of ``steps`` optimizer steps; ``peak`` defaults to the config's learning rate."""
+    peak = config.learning_rate if peak is None else peak
     warmup = max(int(config.warmup * steps), 1)
     rest = max(steps - warmup, 1)
-    peak, end = config.learning_rate, config.learning_rate * config.final_scale
     after = {
         "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, end, rest),
+        "linear": optax.linear_schedule(peak, peak * config.final_scale, rest),
         "cosine": optax.cosine_decay_schedule(peak, rest, alpha=config.final_scale),
     }[config.decay]
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup), after], [warmup])
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW under ``make_schedule``."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(make_schedule(config, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),
-    )
+    """Clip by global norm, then AdamW or Muon (Jordan et al. 2024) under ``make_schedule``."""
+    adam = {"b2": config.b2, "weight_decay": config.weight_decay}
+    if config.name == "adamw":
+        step = optax.adamw(make_schedule(config, steps), b1=config.b1, **adam)
+    else:
+        step = optax.contrib.muon(
+            make_schedule(config, steps, config.muon_learning_rate),
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            adam_learning_rate=make_schedule(config, steps),
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
+
+
+def muon_dimensions(params: Params) -> Params:
+    """Which axes of a block's kernel are inputs and outputs; None = AdamW (embeddings, norms, biases, heads).
+
+    Kernels of the blocks have a leading layer axis; that of attention's output has two input axes (heads, width).
+    """
+
+    def dimensions(path, leaf):
+        names = [str(getattr(entry, "key", entry)) for entry in path]
+        if "layers" not in names or names[-1] != "kernel":
+            return None
+        inputs = 2 if names[-2] == "out" else 1
+        return optax.contrib.MuonDimensionNumbers(
+            reduction_axis=tuple(range(1, 1 + inputs)), output_axis=tuple(range(1 + inputs, leaf.ndim))
+        )
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)

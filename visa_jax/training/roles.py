@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from visa_jax.config import UserError, require
-from visa_jax.data.rows import Rows, entailment_rows, packed_rows, pair_rows, text_rows
+from visa_jax.data.rows import Rows, document_rows, entailment_rows, pair_rows, text_rows
 from visa_jax.data.source import TWIN_SEED, Source
 from visa_jax.data.template import moc_prompt, visa_prompt
 from visa_jax.models import DecoderConfig, make_decoder
@@ -34,6 +34,7 @@ class TrunkConfig:
     head_dim: int = 32
     mlp_width: int = 384
     causal: bool = True
+    tie_embeddings: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,12 @@ def _need(source: Source, name: str) -> Callable:
 
 
 def _base_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    return packed_rows(source.tokenizer, source.documents(config.rows, seed, split), source.lengths.document)
+    return document_rows(
+        source.tokenizer,
+        source.documents(config.rows, seed, split),
+        source.lengths.document,
+        pack=source.pack_documents,
+    )
 
 
 def _detector_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:

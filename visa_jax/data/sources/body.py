@@ -79,7 +79,8 @@ def make_body(
     train, test = _split(kept, seed, test_share)
     told = (
         f"{name}: {len(rows):,} different rows, {long:,} too long, {endless:,} without an end of sentence; "
-        f"{len(train):,} to train on and {len(test):,} held out ({_questions(train):,} and {_questions(test):,} questions)"
+        f"{len(train):,} to train on and {len(test):,} held out, "
+        f"of {_questions(train):,} and {_questions(test):,} questions"
     )
     if not train or not test:
         raise UserError(f"{told}: too few; see config.data.sizes and config.data.test_share")

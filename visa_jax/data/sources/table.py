@@ -56,12 +56,13 @@ def read_table(path: str | Path, fields: FieldConfig) -> list[TextRow]:
 
 def _row(place: str, record: dict, fields: FieldConfig) -> TextRow:
     labelled = fields.values and record.get(fields.values) not in (None, "")
+    scores = [take_number(place, record, name) for name in fields.rewards]
     return TextRow(
         question=take_text(place, record, fields.question, empty=True) if fields.question else "",
         answer=take_text(place, record, fields.answer),
         place=place,
         value=take_values(place, record, fields.values) if labelled else None,
-        scores=np.array([take_number(place, record, f) for f in fields.rewards], np.float32) if fields.rewards else None,
+        scores=np.array(scores, np.float32) if scores else None,
     )
 
 
