@@ -21,5 +21,5 @@ def get_config(arg=None):
     role.rows = 16000
     role.twins = 2
     role.trunk = reader()
-    role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=64, learning_rate=4e-3)
+    role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=64, learning_rate=3e-3)
     return config

@@ -18,12 +18,12 @@ from visa_jax_configs.common import MOC_BASELINES, data, fit, parse_arg, policy,
 
 # role, training rows, steps, batch, learning rate
 SUPERVISED = {
-    "base": ("base", 24000, 900, 24, 3e-3),
-    "detector": ("detector", 4000, 250, 48, 1e-3),
-    "analyzer": ("analyzer", 8000, 300, 32, 1e-3),
+    "base": ("base", 24000, 800, 28, 3e-3),
+    "detector": ("detector", 4000, 200, 48, 1e-3),
+    "analyzer": ("analyzer", 8000, 200, 32, 1e-3),
     "visa_sft": ("visa_sft", 12000, 300, 32, 1e-3),
     "moc_sft": ("moc_sft", 11000, 300, 48, 1e-3),
-    "reward": ("reward_model", 8000, 250, 48, 1e-3),
+    "reward": ("reward_model", 8000, 200, 48, 1e-3),
 }
 TINY = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
 

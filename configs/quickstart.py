@@ -14,8 +14,8 @@ from visa_jax_configs.common import parse_arg
 # branch -> stage -> (page, argument, steps, seconds allowed)
 STAGES = {
     "moc": {
-        "base": ("base", "", 300, 120),
-        "analyzer": ("analyzer", "", 250, 70),
+        "detector": ("detector", "", 700, 170),
+        "analyzer": ("analyzer", "", 250, 100),
         "translator": ("translator", "", 200, 30),
         "moc_sft": ("moc_sft", "", 150, 50),
         "reward_helpful": ("reward_model", "objective=0", 200, 80),
@@ -25,16 +25,17 @@ STAGES = {
         "linear_ppo": ("moc", "linear_ppo", 60, 80),
     },
     "visa": {
-        "detector": ("detector", "", 500, 110),
-        "visa_sft": ("visa_sft", "", 450, 180),
-        "visa": ("visa", "", 250, 320),
+        "base": ("base", "", 300, 130),
+        "visa_sft": ("visa_sft", "", 400, 240),
+        "visa": ("visa", "", 220, 300),
     },
 }
 FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, fast=False, full=False, seed=0)
+    options = parse_arg(arg, fast=False, tiny=False, full=False, seed=0)
+    options.fast |= options.tiny  # the word that the other pages use
     config = ConfigDict()
     config.seed = options.seed
     config.mode = "fast" if options.fast else "full" if options.full else "standard"

@@ -32,7 +32,7 @@ def get_config(arg=None):
     visa.loss_type = "grpo"  # [paper]
     visa.num_generations = 8  # [ours]
     visa.epsilon = 0.2  # [ours]
-    visa.beta = 0.003  # [ours] for the testbed; .04 for real models
+    visa.beta = 0.01  # [ours] for the testbed; .04 for real models
     visa.max_completion_length = 32
 
     loop = config.loop = ConfigDict()
@@ -41,5 +41,5 @@ def get_config(arg=None):
     loop.temperature = 1.0
     loop.evaluate_every = 50
     loop.checkpoint_every = 100
-    loop.optimizer = ConfigDict({"learning_rate": 1e-3, "decay": "linear", "final_scale": 0.2, "clip_norm": 1.0})
+    loop.optimizer = ConfigDict({"learning_rate": 5e-4, "decay": "linear", "final_scale": 0.2, "clip_norm": 1.0})
     return config

@@ -3,7 +3,7 @@
 #
 #   bash launch/quickstart.sh            about 10 minutes on 2 cores
 #   bash launch/quickstart.sh --fast     3 minutes
-#   bash launch/quickstart.sh --full     all baselines, more seeds
+#   bash launch/quickstart.sh --full     one more baseline (-MSE alone)
 #   further flags: --seed=N --workdir=runs/quickstart
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" || exit 1

@@ -107,7 +107,7 @@ class TrainState:
     step: Array  # int32 []
     params: Params
     opt_state: Any
-    method_state: Any  # normaliser, KL controller, last weights ...: belongs to the method
+    method_state: Any  # normaliser, KL controller ...: belongs to the method
     key: Array  # typed PRNG key of the run; steps use fold_in(key, step)
 
 

@@ -115,16 +115,23 @@ def test_drawing_is_steered_by_its_settings(chain, call):
     assert free != greedy
 
 
-def test_a_preference_reaches_the_prompt_of_a_moc_run(chain, call):
-    def said(preference, name="moc"):
-        argv = [f"--model={chain.directory / name}", f"--prompt={QUESTION}", "--max_new_tokens=3", "--temperature=1"]
-        code, out, _ = call("generate", *argv, f"--preference={preference}", "--json", "--seed=3")
-        assert code == 0
-        return json.loads(out)
+def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
+    asked = []
 
-    assert said("0.3,0.7")["preference"] == [0.3, 0.7]
-    assert said("0.3,0.7")["text"] != said("0.9,0.1")["text"] or said("1,0")["text"] != said("0,1")["text"]
-    assert said("0.3,0.7", "moc_sft")["text"] != said("0.3,0.7")["text"]  # trained and untrained parameters
+    def complete(lm, params, ids, key, **settings):
+        asked.append(ids)
+        return ids[:1], False
+
+    monkeypatch.setattr("visa_jax.cli.generate.complete", complete)
+    for name, *flags in (("base",), ("moc_sft", "--preference=1,0"), ("moc", "--preference=0.37,0.63")):
+        model = f"--model={chain.directory / name}"
+        assert call("generate", model, f"--prompt={QUESTION}", *flags)[0] == 0
+    tokenizer = open_run(chain.directory / "base", "run").tokenizer
+    assert [tokenizer.decode(ids) for ids in asked] == [
+        f"<bos> {QUESTION} <sep>",
+        f"<bos> <rm1_score> <1.> <.0> <.00> <rm2_score> <0.> <.0> <.00> {QUESTION} <sep>",
+        f"<bos> <rm1_score> <0.> <.3> <.07> <rm2_score> <0.> <.6> <.03> {QUESTION} <sep>",
+    ]
 
 
 @pytest.mark.parametrize("name", ["visa_sft", "visa"])
@@ -348,7 +355,7 @@ def test_evaluated_runs_can_be_compared(copied, call, tmp_path):
     code, table, error = call("compare", visa, moc, f"--out={out}")
     assert (code, error) == (0, "") and "VISA · visa" in table and "MOC · moc" in table
     page = (out / "report.html").read_text()
-    assert "VISA, closed loop" in page and "http" not in page.replace("http://www.w3.org", "")
+    assert "VISA, closed loop" in page and "MOC · moc" in page
 
 
 def test_a_moc_run_without_its_reward_scale_is_refused(copied, call, compiles):
@@ -397,20 +404,19 @@ def test_the_loop_draws_again_only_for_rows_that_failed(visa, monkeypatch):
     found = open_run(visa, "run")
     parts = open_visa(read_config(found.config))
     fixed = make_visa_set(parts, 6, "test", 0.0, 5)
+    monkeypatch.setattr("visa_jax.cli.judging.JSR_CONSISTENCY", 1.1)  # all rows fail, the first time greedily
     counted, calls = count_draws(parts)
     texts = loop_texts(counted, fixed, found.params, tries=3)
-    # nothing was learned: all rows fail, the first time greedily
     assert calls == [(6, 0.0), (6, 1.0), (6, 1.0)] and len(texts) == 6
     # with limits that some greedy rewrites satisfy, those rows keep them and only the others are drawn again
-    greedy = parts.sample(found.params, fixed.prompts, jax.random.key(0)).texts
-    distance = np.linalg.norm(parts.readers.values(parts.rewarders[0], greedy) - fixed.target_NM, axis=1)
+    single = make_loop(parts)(found.params, fixed.prompts, fixed.target_NM, jax.random.key(0), 1)
+    greedy, distance = single.texts, np.array([made.distance for (made,) in single.tries])
     limit = float(np.sort(distance)[1:3].mean())
     monkeypatch.setattr("visa_jax.cli.judging.JSR_L2", limit)
     monkeypatch.setattr("visa_jax.cli.judging.JSR_CONSISTENCY", -1.0)
     counted, calls = count_draws(parts)
     texts = loop_texts(counted, fixed, found.params, tries=2)
     assert calls == [(6, 0.0), (4, 1.0)]
-    assert [t == g for t, g in zip(texts, greedy, strict=True)].count(True) >= 2
     assert all(texts[i] == greedy[i] for i in np.flatnonzero(distance < limit))
 
 
@@ -420,7 +426,12 @@ def test_the_loop_measures_what_training_rewards(visa):
     parts = open_visa(read_config(found.config))
     fixed = make_visa_set(parts, 3, "test", 0.0, 5)
     looped = make_loop(parts)(found.params, fixed.prompts, fixed.target_NM, jax.random.key(0), 1)
+    checked = 0
     for row, (made,) in enumerate(looped.tries):
+        length = len(parts.source.tokenizer(made.text, add_special_tokens=False)["input_ids"])
+        if length != parts.source.lengths.text:
+            continue  # it ended, or drew padding, which no text shows
+        checked += 1
         value = parts.readers.values(parts.rewarders[0], [made.text])[0]
         forward, backward = parts.readers.entailment(parts.rewarders[1], [fixed.pool.answers[row]], [made.text])
         np.testing.assert_allclose(made.value_M, value, atol=1e-5)
@@ -430,8 +441,8 @@ def test_the_loop_measures_what_training_rewards(visa):
         near = max(1 - np.linalg.norm(value - target) / 2, 0)
         match = ((1 + cosine) / 2 + near) / 2
         # format: -1, for what an untrained policy writes has no end; length: 32 tokens against the source's
-        length = len(parts.source.tokenizer(made.text, add_special_tokens=False)["input_ids"])
         source = len(parts.source.tokenizer(fixed.pool.answers[row], add_special_tokens=False)["input_ids"])
         too_long = -max(abs(np.log((length + 1) / (source + 1))) - np.log(1.5), 0)
         expected = 0.5 * match + 0.5 * made.consistency - 1 + 0.1 * too_long
         assert made.reward == pytest.approx(expected, abs=1e-4)
+    assert checked

@@ -1,7 +1,8 @@
 """The two branches of the quickstart, each a sequence of the commands that a user could type.
 
-    moc    base -> moc_sft -> reward models -> MOC and its baselines -> judged
-    visa   detector, analyzer, translator -> (the base of the other branch) -> SFT -> GRPO -> judged; FishWood
+    moc    detector, analyzer, translator -> (the base of the other branch) -> moc_sft -> reward models -> MOC and its
+           baselines -> judged; FishWood
+    visa   base -> SFT -> (detector and analyzer of the other branch) -> GRPO -> judged
 
 A branch writes ``<workdir>/<branch>.json`` (its share of summary.json), curves/ and samples/.
 """
@@ -63,7 +64,7 @@ def run_branch(name: str, config, workdir: Path) -> None:
             spec = config[name][stage]
             branch.stage(stage, spec.seconds, lambda stage=stage, spec=spec: run_stage(branch, stage, spec))
         branch.stage("judge " + name, None, lambda: {"moc": judge_moc_branch, "visa": judge_visa_branch}[name](branch))
-        if name == "visa":
+        if name == "moc":
             branch.stage("fishwood", 60, lambda: run_fishwood(branch))
     counts = collections.Counter(counter.names)
     branch.summary["compiles"] = {
@@ -101,8 +102,8 @@ def run_stage(branch: Branch, name: str, spec) -> None:
 def _train(branch: Branch, page, folder: Path, name: str) -> None:
     config = read_config(page)
     if config.method == "visa":
-        for needed in ("analyzer", "translator"):
-            wait_for(Path(getattr(config.runs, needed)))
+        for needed in (config.runs.detector, config.runs.analyzer):
+            wait_for(Path(needed))
     parts = open_visa(config) if config.method == "visa" else open_moc(config)
     train_run(parts, folder, title=name)
 

@@ -211,7 +211,7 @@ def _moc_samples(parts: MocParts, fixed: MocSet, texts: list[str], kinds: dict[s
 
 
 def make_moc_monitor(parts: MocParts, normalizer: QuantileNormalizer) -> Callable[[Params], dict[str, float]]:
-    """``monitor(decoder params) -> oracle/* and learned/*`` on the seen grid, for the learning curve."""
+    """``monitor(decoder params) -> oracle/* and judge/*`` on the seen grid, for the learning curve."""
     fixed = make_moc_set(parts, parts.config.evaluation_questions, unseen=False)
 
     def monitor(params: Params) -> dict[str, float]:

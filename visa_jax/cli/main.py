@@ -101,6 +101,7 @@ def _run_command(name: str, argv: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UsageError(f"no such command{suggestion(name, COMMANDS)}")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it says with each command that PyTorch is missing
     module = importlib.import_module(f"visa_jax.cli.{name}")
     values = flags.FlagValues()
     module.define_flags(values)

@@ -22,7 +22,7 @@ from visa_jax.cli.experiment import VisaParts, open_visa, role_of
 from visa_jax.cli.flags import UsageError, define_workdir
 from visa_jax.cli.judging import make_loop
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import open_run
+from visa_jax.cli.runs import Run, open_run
 from visa_jax.cli.texts import check_text, read_text
 from visa_jax.cli.train import read_config
 from visa_jax.config import UserError, suggestion
@@ -63,8 +63,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     request = read_request(values)
     found = open_run(values.workdir, "--workdir", "visa", made_by="visa-jax train")
     parts = one_by_one(open_visa(read_config(found.config)))
-    translator = values.translator or parts.config.runs.translator
-    check_request(parts, request, translator)
+    check_request(parts, request)
+    translator = None if request.wish is None else open_translator(parts, values.translator)
     before_M = parts.readers.values(parts.rewarders[0], [request.text])[0]
     target_M = find_target(parts, request, before_M, translator)
     looped = rewrite(parts, found.params, request, before_M, target_M, values.tries, values.seed)
@@ -109,7 +109,7 @@ def one_by_one(parts: VisaParts) -> VisaParts:
     )
 
 
-def check_request(parts: VisaParts, request: Request, translator: str) -> None:
+def check_request(parts: VisaParts, request: Request) -> None:
     """Everything that can be refused before a program is compiled."""
     tokenizer, lengths = parts.source.tokenizer, parts.source.lengths
     check_text("--text", request.text, tokenizer, lengths.text)
@@ -117,8 +117,6 @@ def check_request(parts: VisaParts, request: Request, translator: str) -> None:
         check_text("--question", request.question, tokenizer, lengths.visa_prompt)
     _check_prompt(parts, request, np.zeros(len(VALUES)))
     if request.wish is not None:
-        if not translator:
-            raise UserError("--wish: the run has no translator (config.runs.translator); name one by --translator=DIR")
         check_text("--wish", request.wish, tokenizer, lengths.wish)
 
 
@@ -130,7 +128,16 @@ def _check_prompt(parts: VisaParts, request: Request, target_M: np.ndarray) -> N
         raise UserError(f"--text: the prompt of {size} tokens is longer than the model's window of {limit.visa_prompt}")
 
 
-def find_target(parts: VisaParts, request: Request, before_M: np.ndarray, translator: str) -> np.ndarray:
+def open_translator(parts: VisaParts, named: str) -> Run:
+    """The translator that --translator names, else the VISA run's own."""
+    if named:
+        return open_run(named, "--translator", "translator")
+    if not parts.config.runs.translator:
+        raise UserError("--wish: the run has no translator (config.runs.translator); name one by --translator=DIR")
+    return open_run(parts.config.runs.translator, "config.runs.translator", "translator")
+
+
+def find_target(parts: VisaParts, request: Request, before_M: np.ndarray, translator: Run | None) -> np.ndarray:
     """v_tgt [10]: clip(v_orig + shift) for a wish, the named levels over v_orig for values (VISA notes 2 and 8)."""
     if request.wish is not None:
         shift_M = translate(parts, translator, request.wish)
@@ -145,12 +152,13 @@ def find_target(parts: VisaParts, request: Request, before_M: np.ndarray, transl
     return target_M
 
 
-def translate(parts: VisaParts, translator: str, wish: str) -> np.ndarray:
+def translate(parts: VisaParts, translator: Run, wish: str) -> np.ndarray:
     """The shift [10] in [-2, 2] that a wish asks for."""
-    found = open_run(translator, "--translator", "translator")
-    read = role_functions(parts.source, role_of(found).trunk)["translator"]
+    read = role_functions(parts.source, role_of(translator).trunk)["translator"]
     program = jax.jit(lambda params, token, mask: 2 * read(params, token, mask).value_BM)
-    return by_rows(program, found.params, encode_batch(parts.source.tokenizer, [wish], parts.source.lengths.wish), 1)[0]
+    return by_rows(
+        program, translator.params, encode_batch(parts.source.tokenizer, [wish], parts.source.lengths.wish), 1
+    )[0]
 
 
 def rewrite(

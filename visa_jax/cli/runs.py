@@ -1,6 +1,6 @@
 """Runs on disk: what a finished run leaves in its workdir, and how the next command opens it.
 
-workdir/config.json   the whole config, with "kind": supervise, visa or moc
+workdir/config.json   the whole config, which tells its kind by role.role (supervise) or method (train)
 workdir/tokenizer/    a transformers fast tokenizer
 workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
 """

@@ -1,5 +1,6 @@
 """Tokenizers: trained here, kept as a transformers fast tokenizer, and the way between texts and padded ids."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -92,6 +93,10 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     if not directory.is_dir():
         raise UserError(f"tokenizer directory {directory} does not exist")
     try:
+        if (directory / "tokenizer.json").is_file():
+            json.loads(
+                (directory / "tokenizer.json").read_text(encoding="utf-8")
+            )  # a cut one fails in unnamed ways below
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{directory} holds no tokenizer that can be read: {str(error).splitlines()[0]}") from error

@@ -1,7 +1,7 @@
 """What a method is: four pure functions, and the records that pass between them.
 
-The update (``training/update.py``) calls them in this order: ``condition`` before sampling,
-``combine`` once on the scored rows, ``loss`` for every gradient step. A method never sees a
+Called in this order: ``condition`` before sampling (``data/pool.py``), ``combine`` once on the scored rows and
+``loss`` for every gradient step (``training/update.py``). A method never sees a
 model, a text or a mesh.
 """
 

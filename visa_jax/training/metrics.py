@@ -2,11 +2,12 @@
 
 Names are flat, slashes group them, and they are those that TRL's users know:
 
-    reward, reward_std, rewards/<name>/{mean,std}    kl, entropy, loss, grad_norm, learning_rate
-    clip_ratio/{low,high,region}_mean                frac_reward_zero_std
+    reward, reward_std, rewards/<name>/{mean,std}    kl, entropy, loss, grad_norm
+    clip_ratio/{low,high,region}_mean, ratio_mean    frac_reward_zero_std
     completions/{mean,min,max}_length                completions/clipped_ratio
-    moo/weights/<signal>, moo/cosine/<a>_<b>         control/error
-    tokens_per_second/{rollout,update}
+    moo/weights/<signal>, moo/weights_std/<signal>   moo/cosine/<a>_<b>, control/error
+    kl_weight, critic_loss/<head>                    oracle/<figure>, judge/<figure> now and then
+    seconds/{rollout,reward,update}                  tokens_per_second/{rollout,update}
 """
 
 import json

@@ -52,7 +52,9 @@ def json_records(path: Path) -> Iterator[tuple[str, dict]]:
 def take(place: str, record: dict, field: str) -> Any:
     """A field that must be there."""
     if field not in record or record[field] is None:
-        raise UserError(f"{place}: field {field!r} is missing{suggestion(field, record)}")
+        raise UserError(
+            f"{place}: field {field!r} is missing{suggestion(field, [name for name in record if name != field])}"
+        )
     return record[field]
 
 

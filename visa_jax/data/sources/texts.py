@@ -55,7 +55,7 @@ def make_text_source(
         lengths=make_lengths(sizes),
         template="levels",
         documents=texts.documents,
-        pack_documents=True,
+        pack_documents=False,
         questions=texts.questions,
         sources=texts.sources,
         labelled=texts.labelled if any(r.value is not None for r in texts.values.rows["train"]) else None,

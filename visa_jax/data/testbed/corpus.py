@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from visa_jax.data.symbols import level_token
 from visa_jax.data.testbed.bed import Testbed
 from visa_jax.data.testbed.grammar import LEVELS
 from visa_jax.data.testbed.oracle import combine_statements
@@ -120,6 +121,7 @@ def pretraining_documents(
     n: int,
     split: str = "train",
     restatement_share: float = 0.5,
+    glossary_share: float = 0.25,
     true_share: float = 0.5,
 ) -> list[str]:
     """Documents for the base model, without begin and end tokens.
@@ -127,9 +129,15 @@ def pretraining_documents(
     ``question <sep> answer`` with true facts only, or, for ``restatement_share`` of them, ``question <sep> text <sep>
     text`` where the second text states the first one's facts in other words and order beside other values: from these
     the base model learns to copy facts it has not memorised (their fillers are true with probability ``true_share``).
+    ``glossary_share`` of all are lists of level tokens, each with a sentence that expresses it: a language model at
+    large knows what the names of values mean, and so this one has to be told. No document joins the two skills: a
+    level token never stands beside a text whose facts are kept, which is what a rewriter has to learn.
     """
     documents = []
     for _ in range(n):
+        if rng.random() < glossary_share:
+            documents.append(_glossary(testbed, rng, split))
+            continue
         topic = draw_topic(rng)
         asked = question(testbed, rng, topic, split)
         if rng.random() >= restatement_share:
@@ -143,6 +151,13 @@ def pretraining_documents(
             second = compose(testbed, rng, sorted(first.facts), draw_levels(rng, int(rng.integers(0, 4))), split)
         documents.append(f"{asked} {SEPARATOR} {first.text} {SEPARATOR} {second}")
     return documents
+
+
+def _glossary(testbed: Testbed, rng: np.random.Generator, split: str) -> str:
+    """Eight levels of random values, each a level token and a sentence."""
+    drawn = [(int(rng.integers(len(VALUES))), pick(rng, LEVELS)) for _ in range(8)]
+    entries = [f"{level_token(v, x)} {testbed.wording.draw_value(rng, v, x, split).sentence}" for v, x in drawn]
+    return " ".join(entries)
 
 
 def sources(
