@@ -14,20 +14,20 @@ from visa_jax_configs.common import parse_arg
 # branch -> stage -> (page, argument, steps, seconds allowed)
 STAGES = {
     "moc": {
-        "detector": ("detector", "", 700, 170),
+        "detector": ("detector", "", 600, 150),
         "analyzer": ("analyzer", "", 250, 100),
-        "translator": ("translator", "", 200, 30),
         "moc_sft": ("moc_sft", "", 150, 50),
         "reward_helpful": ("reward_model", "objective=0", 200, 80),
         "reward_warm": ("reward_model", "objective=1", 120, 50),
-        "moc": ("moc", "", 60, 80),
-        "fixed_half": ("moc", "fixed_half", 60, 80),
-        "linear_ppo": ("moc", "linear_ppo", 60, 80),
+        "moc": ("moc", "", 80, 100),
+        "fixed_half": ("moc", "fixed_half", 80, 100),
+        "linear_ppo": ("moc", "linear_ppo", 80, 100),
     },
     "visa": {
         "base": ("base", "", 300, 130),
         "visa_sft": ("visa_sft", "", 400, 240),
-        "visa": ("visa", "", 220, 300),
+        "visa": ("visa", "", 200, 300),
+        "translator": ("translator", "", 200, 40),
     },
 }
 FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")
@@ -44,7 +44,7 @@ def get_config(arg=None):
     config.fishwood = ("",) if options.fast else FISHWOOD
     for branch, stages in STAGES.items():
         if options.full and branch == "moc":
-            stages = stages | {"mse_only": ("moc", "mse_only", 60, 90)}
+            stages = stages | {"mse_only": ("moc", "mse_only", 80, 100)}
         config[branch] = ConfigDict({"order": tuple(stages)})  # a ConfigDict forgets the order of its keys
         for name, (page, argument, steps, seconds) in stages.items():
             share = 6 if options.fast else 1

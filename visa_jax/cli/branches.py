@@ -1,8 +1,8 @@
 """The two branches of the quickstart, each a sequence of the commands that a user could type.
 
-    moc    detector, analyzer, translator -> (the base of the other branch) -> moc_sft -> reward models -> MOC and its
-           baselines -> judged; FishWood
-    visa   base -> SFT -> (detector and analyzer of the other branch) -> GRPO -> judged
+    moc    detector, analyzer -> (the base of the other branch) -> moc_sft -> reward models -> MOC and its baselines ->
+           judged
+    visa   base -> SFT -> (detector and analyzer of the other branch) -> GRPO -> translator -> judged; FishWood
 
 A branch writes ``<workdir>/<branch>.json`` (its share of summary.json), curves/ and samples/.
 """
@@ -64,7 +64,7 @@ def run_branch(name: str, config, workdir: Path) -> None:
             spec = config[name][stage]
             branch.stage(stage, spec.seconds, lambda stage=stage, spec=spec: run_stage(branch, stage, spec))
         branch.stage("judge " + name, None, lambda: {"moc": judge_moc_branch, "visa": judge_visa_branch}[name](branch))
-        if name == "moc":
+        if name == "visa":
             branch.stage("fishwood", 60, lambda: run_fishwood(branch))
     counts = collections.Counter(counter.names)
     branch.summary["compiles"] = {

@@ -28,7 +28,7 @@ from visa_jax.cli.train import open_parts, read_config
 from visa_jax.config import UserError
 from visa_jax.data.testbed.objectives import enumerate_front
 from visa_jax.estimators import QuantileNormalizer
-from visa_jax.evaluation.records import read_json, read_run
+from visa_jax.evaluation.records import read_json, read_run, write_json
 from visa_jax.evaluation.report import comparison_table, write_report
 from visa_jax.evaluation.tables import method_label, write_csv, write_markdown
 from visa_jax.methods.baselines import MOC_BASELINES
@@ -125,9 +125,9 @@ def write_evaluation(workdir: Path, summary: dict[str, Any], judged: dict[str, J
     if (workdir / METRICS_FILE).is_file():
         trained = next(name for name in reversed(judged) if name != "visa_loop")
         shutil.copyfile(workdir / METRICS_FILE, workdir / "curves" / f"{trained}.jsonl")
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(workdir / "summary.json", summary)
     tables = {name: summary[name]["rows"] for name in ("visa", "moc") if name in summary}
-    (workdir / "evaluation.json").write_text(json.dumps(tables, indent=1) + "\n")
+    write_json(workdir / "evaluation.json", tables)
     write_csv(summary, workdir / "evaluation.csv")
     write_markdown(summary, workdir / "evaluation.md")
     record = read_run(workdir)

@@ -20,6 +20,7 @@ from visa_jax.cli.claims import check_claims
 from visa_jax.cli.flags import define_workdir, load_config_file
 from visa_jax.cli.main import run
 from visa_jax.config import UserError, config_differences, load_config, require, save_config
+from visa_jax.evaluation.records import write_json
 from visa_jax.evaluation.report import comparison_table, write_report
 from visa_jax.plots import draw_figures
 
@@ -51,7 +52,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     began = time.perf_counter()
     run_branches(workdir, values)
     summary = merge(workdir, config, time.perf_counter() - began)
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(workdir / "summary.json", summary)
     report = write_report(workdir, draw_figures)
     print(comparison_table(summary))
     print(f"\nreport:  {report}\nsummary: {workdir / 'summary.json'}\nin {time.perf_counter() - began:.0f} s")

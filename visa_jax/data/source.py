@@ -78,9 +78,7 @@ def make_testbed_source(seed: int = 0) -> Source:
         wishes=lambda n, s, split: wishes.draw(rng(3, s, split), n, split),
         pairs=lambda n, s, split: pairs(testbed, rng(4, s, split), n, split),
         visa_pairs=lambda n, s, split: corpus.visa_pairs(testbed, rng(5, s, split), n, split),
-        scored=lambda n, s, split: objectives.moc_answers(
-            testbed, rng(6, s, split), n, split=split, corrupt_share=0.15
-        ),
+        scored=lambda n, s, split: objectives.moc_answers(testbed, rng(6, s, split), n, split=split, corrupt_share=0.3),
         answers=lambda n, s, split: objectives.moc_answers(testbed, rng(7, s, split), n, split=split),
         probes=lambda name, n, s: probes.probe(testbed, rng(8, s, "test"), name, n),
         topic_of=lambda asked: next(word for word in asked.split() if word in TOPICS),

@@ -1,6 +1,7 @@
 """What a run leaves behind, read back: summary.json, curves/<run>.jsonl, samples/<method>.json. Several runs as one."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file; is this the directory of a finished run?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write ``value``; JSON has no NaN, so null stands for it."""
+    path.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_track(path: Path) -> list[dict]:
