@@ -8,8 +8,8 @@ Rows need a question and an answer; value labels (`--config.data.fields.values=F
     VISA   base -> detector, analyzer -> visa_sft -> visa        (visa by `visa-jax train`, the others by `supervise`)
     MOC    base -> moc_sft, reward (objective=0, objective=1) -> moc        (moc by `visa-jax train`)
 
-All of them read the tokenizer that `base` trained. Hardware: 2 CPU cores, 10 to 30 minutes a chain. `tiny` only shows
-that every part runs. [ours: all numbers]
+All of them read the tokenizer that `base` trained. Hardware: 2 CPU cores, 10 to 30 minutes a chain. `scale=2` doubles
+the steps of a part, `tiny` only shows that every part runs. [ours: all numbers]
 """
 
 from ml_collections import ConfigDict
@@ -18,12 +18,12 @@ from visa_jax_configs.common import MOC_BASELINES, data, fit, parse_arg, policy,
 
 # role, training rows, steps, batch, learning rate
 SUPERVISED = {
-    "base": ("base", 24000, 800, 28, 3e-3),
-    "detector": ("detector", 4000, 200, 48, 1e-3),
-    "analyzer": ("analyzer", 8000, 200, 32, 1e-3),
-    "visa_sft": ("visa_sft", 12000, 300, 32, 1e-3),
-    "moc_sft": ("moc_sft", 11000, 300, 48, 1e-3),
-    "reward": ("reward_model", 8000, 200, 48, 1e-3),
+    "base": ("base", 24000, 600, 28, 3e-3),
+    "detector": ("detector", 4000, 150, 48, 1e-3),
+    "analyzer": ("analyzer", 8000, 150, 32, 1e-3),
+    "visa_sft": ("visa_sft", 12000, 200, 32, 1e-3),
+    "moc_sft": ("moc_sft", 11000, 200, 48, 1e-3),
+    "reward": ("reward_model", 8000, 150, 48, 1e-3),
 }
 TINY = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
 
@@ -35,7 +35,7 @@ def get_config(arg=None):
 
 def parse_options(arg, **defaults):
     """The argument string of this page and of those that stand on it."""
-    known = dict(part="visa", tiny=False, seed=0, objective=0, rewards="first+second")
+    known = dict(part="visa", tiny=False, scale=1.0, seed=0, objective=0, rewards="first+second")
     options = parse_arg(arg, **(known | defaults), **dict.fromkeys(MOC_BASELINES, False))
     if options.part not in (*SUPERVISED, "visa", "moc"):
         raise ValueError(f"argument part={options.part}: expected one of {', '.join((*SUPERVISED, 'visa', 'moc'))}")
@@ -70,7 +70,10 @@ def supervised(options):
     role.objective = options.objective
     role.preferences = preferences() if options.part == "moc_sft" else ()
     role.trunk = ConfigDict(TINY) if options.tiny else policy()
-    role.fit = fit(steps=3 if options.tiny else steps, batch_size=8 if options.tiny else batch, learning_rate=rate)
+    steps = 3 if options.tiny else max(round(options.scale * steps), 1)
+    role.fit = fit(steps=steps, batch_size=8 if options.tiny else batch, learning_rate=rate)
+    if role.twins:
+        role.fit.optimizer.name = "adamw"  # twins start from the base model, and Muon takes minutes to compile for two
     return config
 
 
@@ -98,7 +101,7 @@ def visa(options):
             "lowest_target": -1.0,
         }
     )
-    config.loop = loop(options, steps=250, prompts=8)
+    config.loop = loop(options, steps=200, prompts=8)
     return config
 
 
@@ -136,7 +139,7 @@ def moc(options):
     )
     for name in chosen:
         config.moc.update(MOC_BASELINES[name])
-    config.loop = loop(options, steps=200, prompts=16)
+    config.loop = loop(options, steps=150, prompts=16)
     return config
 
 
@@ -144,7 +147,7 @@ def loop(options, *, steps, prompts):
     """The RL loop of either method."""
     return ConfigDict(
         {
-            "steps": 3 if options.tiny else steps,
+            "steps": 3 if options.tiny else max(round(options.scale * steps), 1),
             "prompts_per_step": 2 if options.tiny else prompts,
             "temperature": 1.0,
             "evaluate_every": 2 if options.tiny else 50,

@@ -8,6 +8,7 @@ real_setup() {
   PAGE="$1" RUNS="$2" DATA="$3" TINY="" SECONDS=0
   [ "${4:-}" = "" ] || [ "$4" = "--tiny" ] || { echo "unknown argument $4 (known: --tiny)" >&2; exit 2; }
   [ "${4:-}" = "" ] || TINY=",tiny"
+  [ "${SCALE:-}" = "" ] || TINY="$TINY,scale=$SCALE"
   case "$DATA" in *[,=]*) echo "$DATA: a directory without , and = in its name" >&2; exit 2 ;; esac
   export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 }

@@ -3,7 +3,7 @@
 #
 #   bash launch/reproduce_real_values.sh DATA             DATA/valuebench and DATA/valueeval23; runs in runs/real_values
 #   bash launch/reproduce_real_values.sh DATA --tiny      200 rows, 3 steps: only shows that every part runs
-#   RUNS=runs/other bash launch/reproduce_real_values.sh DATA
+#   RUNS=runs/other SCALE=2 bash launch/reproduce_real_values.sh DATA          other directory of runs, twice the steps
 [ $# -ge 1 ] || { sed -n 2,6p "$0" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/real_parts.sh

@@ -3,7 +3,7 @@
 #
 #   bash launch/reproduce_truthfulqa.sh DATA             DATA/truthfulqa; runs in runs/real_truthfulqa
 #   bash launch/reproduce_truthfulqa.sh DATA --tiny      200 rows, 3 steps: only shows that every part runs
-#   RUNS=runs/other bash launch/reproduce_truthfulqa.sh DATA
+#   RUNS=runs/other SCALE=2 bash launch/reproduce_truthfulqa.sh DATA          other directory of runs, twice the steps
 [ $# -ge 1 ] || { sed -n 2,6p "$0" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/real_parts.sh

@@ -239,7 +239,8 @@ def test_help_imports_no_jax(root):
 
 
 LOOP = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from visa_jax.cli import main
 from visa_jax.training.progress import graceful_stop
 

@@ -310,15 +310,15 @@ def test_reward_scale_is_fitted_once_and_kept():
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"signals": "b1"}, "moc.signals"),
-        ({"weights": "minnorm"}, "moc.weights"),
-        ({"solve": "row"}, "moc.solve"),
-        ({"normalize": "white"}, "moc.normalize"),
-        ({"advantage": "rloo"}, "moc.advantage"),
-        ({"num_generations": 1}, "moc.num_generations"),
-        ({"loss_type": "grpo"}, "moc.loss_type"),
-        ({"preferences": ((0.5, 0.6),)}, r"moc.preferences\[0\]"),
-        ({"preferences": ((0.5, 0.5), (-0.1, 1.1))}, r"moc.preferences\[1\]"),
+        ({"signals": "b1"}, "signals"),
+        ({"weights": "minnorm"}, "weights"),
+        ({"solve": "row"}, "solve"),
+        ({"normalize": "white"}, "normalize"),
+        ({"advantage": "rloo"}, "advantage"),
+        ({"num_generations": 1}, "num_generations"),
+        ({"loss_type": "grpo"}, "loss_type"),
+        ({"preferences": ((0.5, 0.6),)}, r"preferences\[0\]"),
+        ({"preferences": ((0.5, 0.5), (-0.1, 1.1))}, r"preferences\[1\]"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes, field):

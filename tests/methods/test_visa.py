@@ -153,9 +153,9 @@ def test_visa_keeps_no_state():
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"num_generations": 1}, "visa.num_generations"),
-        ({"reward_weights": (1.0,)}, "visa.reward_weights"),
-        ({"beta": -0.1}, "visa.beta"),
+        ({"num_generations": 1}, "num_generations"),
+        ({"reward_weights": (1.0,)}, "reward_weights"),
+        ({"beta": -0.1}, "beta"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes, field):

@@ -12,6 +12,7 @@ from visa_jax.cli.flags import UsageError, load_config_file
 from visa_jax.config import FieldError, from_config_dict
 from visa_jax.data.testbed.fishwood import FULL_DAY
 from visa_jax.evaluation import hypervolume, kendall_tau
+from visa_jax.evaluation.control import control_error
 from visa_jax.methods.baselines import MOC_BASELINES
 from visa_jax.methods.moc import MocConfig, make_method
 from visa_jax.training import fishwood
@@ -48,7 +49,7 @@ def test_rows_agree_with_points_and_with_the_measures_of_evaluation(short_run):
     np.testing.assert_allclose(scaled, reward / [20, 180], rtol=1e-5)
     np.testing.assert_allclose(row["tau"], kendall_tau(preference, reward), atol=1e-9)
     np.testing.assert_allclose(row["hypervolume"], hypervolume(scaled, (0, 0)), rtol=1e-6)
-    np.testing.assert_allclose(row["control_error"], ((scaled - preference) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(row["control_error"], control_error(scaled, preference), rtol=1e-5)
     # every policy earns fish/20 + wood/180 = 1 in expectation; the deviation of 512 episodes is below 0.01
     np.testing.assert_allclose(scaled.sum(1), 1.0, atol=0.04)
 
@@ -70,8 +71,8 @@ def test_judge_by_hand():
     assert perfect["hypervolume"] == pytest.approx(0.1 * sum(i / 10 for i in range(10)))
     constant = fishwood.judge(preference, np.full((11, 2), 0.5) * FULL_DAY)
     assert constant["tau"] == 0 and constant["hypervolume"] == pytest.approx(0.25)
-    # (1/2) (d^2 + d^2) with d = p - 1/2, averaged over p = 0, 0.1, ..., 1
-    assert constant["control_error"] == pytest.approx(np.mean((np.arange(11) / 10 - 0.5) ** 2))
+    # d^2 + d^2 with d = p - 1/2, averaged over p = 0, 0.1, ..., 1
+    assert constant["control_error"] == pytest.approx(np.mean(2 * (np.arange(11) / 10 - 0.5) ** 2))
     assert fishwood.judge(preference, preference[::-1] * FULL_DAY)["tau"] == pytest.approx(-1)
 
 

@@ -15,7 +15,7 @@ from visa_jax.cli.flags import define_workdir
 from visa_jax.cli.main import run
 from visa_jax.cli.runs import open_run, reward_and_judge, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
-from visa_jax.cli.texts import check_text, read_text
+from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import from_config_dict
 from visa_jax.evaluation.run import make_readers
 from visa_jax.training.roles import RoleConfig, role_functions
@@ -37,6 +37,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     source = make_source(from_config_dict(DataConfig, found.config.data, f"{where}: data"))
     role = from_config_dict(RoleConfig, found.config.role, f"{where}: role")
     unknown = check_text("--text", text, source.tokenizer, source.lengths.text)
+    warn_unknown("--text", unknown)
     readers = make_readers(source, role_functions(source, role.trunk)["detector"], None, None, batch_size=1)
     vector = readers.values(reward_and_judge(found)[0], [text])[0]
     if values.json:

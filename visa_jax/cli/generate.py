@@ -22,7 +22,7 @@ from visa_jax.cli.flags import UsageError
 from visa_jax.cli.main import run
 from visa_jax.cli.runs import open_run, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
-from visa_jax.cli.texts import check_text, read_text
+from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import UserError, from_config_dict, load_config
 from visa_jax.data.symbols import BOS
 from visa_jax.data.template import answer_prompt, moc_prompt
@@ -143,7 +143,7 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
         _check_length(preference, len(found.config.moc.reward_names if kind == "moc" else role.preferences[0]))
     whole = prompt_of(kind, found.config, role, prompt, preference)
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    check_text("--prompt", prompt, tokenizer, config.max_length)
+    warn_unknown("--prompt", check_text("--prompt", prompt, tokenizer, config.max_length))
 
     def write(drawn: list[int]) -> tuple[str, str]:
         completion = decode_batch(tokenizer, np.asarray([drawn], np.int32))[0]

@@ -23,7 +23,7 @@ from visa_jax.cli.flags import UsageError, define_workdir
 from visa_jax.cli.judging import make_loop
 from visa_jax.cli.main import run
 from visa_jax.cli.runs import Run, open_run
-from visa_jax.cli.texts import check_text, read_text
+from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.cli.train import read_config
 from visa_jax.config import UserError, suggestion
 from visa_jax.data.pool import Pool, visa_prompts
@@ -63,10 +63,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     request = read_request(values)
     found = open_run(values.workdir, "--workdir", "visa", made_by="visa-jax train")
     parts = one_by_one(open_visa(read_config(found.config)))
-    check_request(parts, request)
+    unknown = check_request(parts, request)
     translator = None if request.wish is None else open_translator(parts, values.translator)
     before_M = parts.readers.values(parts.rewarders[0], [request.text])[0]
     target_M = find_target(parts, request, before_M, translator)
+    for flag, words in unknown.items():
+        warn_unknown(flag, words)
     looped = rewrite(parts, found.params, request, before_M, target_M, values.tries, values.seed)
     told = report(request, before_M, target_M, looped)
     print(json.dumps(told) if values.json else as_text(told))
@@ -109,15 +111,16 @@ def one_by_one(parts: VisaParts) -> VisaParts:
     )
 
 
-def check_request(parts: VisaParts, request: Request) -> None:
-    """Everything that can be refused before a program is compiled."""
+def check_request(parts: VisaParts, request: Request) -> dict[str, list[str]]:
+    """Refuse what can be refused before a program is compiled; returns the unknown words by flag."""
     tokenizer, lengths = parts.source.tokenizer, parts.source.lengths
-    check_text("--text", request.text, tokenizer, lengths.text)
+    unknown = {"--text": check_text("--text", request.text, tokenizer, lengths.text)}
     if request.question:
-        check_text("--question", request.question, tokenizer, lengths.visa_prompt)
+        unknown["--question"] = check_text("--question", request.question, tokenizer, lengths.visa_prompt)
     _check_prompt(parts, request, np.zeros(len(VALUES)))
     if request.wish is not None:
-        check_text("--wish", request.wish, tokenizer, lengths.wish)
+        unknown["--wish"] = check_text("--wish", request.wish, tokenizer, lengths.wish)
+    return unknown
 
 
 def _check_prompt(parts: VisaParts, request: Request, target_M: np.ndarray) -> None:

@@ -20,7 +20,7 @@ def read_text(flag: str, text: str | None) -> str:
 
 
 def check_text(flag: str, text: str, tokenizer: Any, limit: int) -> list[str]:
-    """The words of ``text`` that the tokenizer does not know, which are told on stderr.
+    """The words of ``text`` that the tokenizer does not know; tell them by ``warn_unknown`` once nothing is refused.
 
     Raises:
       UserError: more tokens than ``limit``, or not one known word.
@@ -33,9 +33,13 @@ def check_text(flag: str, text: str, tokenizer: Any, limit: int) -> list[str]:
     unknown = list(dict.fromkeys(unknown))
     if unknown and not any(_is_word(text[a:b]) for (a, b) in places if text[a:b] not in unknown):
         raise UserError(f"{flag}: the model knows none of its words ({_shown(unknown)})")
+    return unknown
+
+
+def warn_unknown(flag: str, unknown: list[str]) -> None:
+    """Tell on stderr which words the model cannot read, if any."""
     if unknown:
         print(f"{flag}: words that the model does not know: {_shown(unknown)}", file=sys.stderr)
-    return unknown
 
 
 def _is_word(piece: str) -> bool:

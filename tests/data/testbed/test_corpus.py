@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_visa_pairs_are_ordered_pairs_of_one_question():
 
 
 def test_documents_restate_the_facts_of_the_first_text():
-    documents = pretraining_documents(BED, rng(), 400)
+    documents = pretraining_documents(BED, rng(), 400, glossary_share=0.0)
     restated = 0
     for document in documents:
         asked, first, *second = document.split(f" {SEPARATOR} ")
@@ -77,6 +78,17 @@ def test_documents_restate_the_facts_of_the_first_text():
         else:
             assert all(BED.world.is_true(topic, fact) for fact in meaning.facts)
     assert abs(restated / 400 - 0.5) < 0.1
+
+
+def test_glossary_documents_say_what_their_level_tokens_mean():
+    """Eight pairs of a level token and a sentence; the oracle reads from the sentence what the token spells."""
+    for document in pretraining_documents(BED, rng(), 50, glossary_share=1.0):
+        pairs = re.findall(r"<([a-z-]+):([+-][0-9.]+)> ([^<]+)", document)
+        assert len(pairs) == 8 and SEPARATOR not in document
+        for name, level, sentence in pairs:
+            expected = np.zeros(len(VALUES))
+            expected[[value.lower() for value in VALUES].index(name)] = float(level)
+            np.testing.assert_array_equal(BED.oracle.read(sentence.strip()).values, expected)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -56,7 +56,8 @@ def test_labels_are_balanced_enough_and_damage_occurs():
     claims = labels[0] + labels[1]
     assert 0.3 < labels[1] / claims < 0.7 and labels[-1] > 500
     damaged = sum(BED.oracle.statement(s) is None for pair in drawn for s in pair.sentences)
-    assert 0.005 < damaged / sum(len(pair.sentences) for pair in drawn) < 0.05
+    # one sentence in ten is damaged, and a few of those still read as a sentence
+    assert 0.08 < damaged / sum(len(pair.sentences) for pair in drawn) < 0.11
 
 
 def test_same_fact_in_other_words_is_entailed_often():

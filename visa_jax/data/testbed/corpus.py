@@ -235,7 +235,8 @@ def labelled_texts(
     texts: list[str] = []
     labels: list[np.ndarray] = []
     while len(texts) < n:
-        statements = _labelled_statements(testbed, rng, split, rng.random() < short_share)
+        short = short_share > 0 and rng.random() < short_share
+        statements = _labelled_statements(testbed, rng, split, short)
         if forms is not None and any(s.fact is None and s.form not in forms for s in statements):
             continue
         text = join_statements(rng, statements)
