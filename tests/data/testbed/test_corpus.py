@@ -183,6 +183,11 @@ def test_facts_of_a_text_may_be_false_but_belong_to_the_slot():
     assert isinstance(next(iter(answers[0].facts)), Fact) and len(VALUES) == 10
 
 
+def test_damage_leaves_nothing_as_nothing():
+    assert all(corrupt(rng(seed), "") == "" for seed in range(20))
+    assert all(corrupt(rng(seed), "it is red .") != "" for seed in range(20))
+
+
 GOLDEN = [
     "we doubt wealth . enjoy some restraint .",
     "nature means everything . people discuss discipline . pleasure is not dull . "

@@ -191,6 +191,8 @@ def visa_pairs(
 def corrupt(rng: np.random.Generator, text: str) -> str:
     """``text`` with one small damage: a word lost, doubled, exchanged with its neighbour, or the end cut off."""
     words = text.split()
+    if not words:
+        return text
     at = int(rng.integers(max(len(words) - 1, 1)))
     damage = int(rng.integers(4))
     if damage == 0 and len(words) > 1:
