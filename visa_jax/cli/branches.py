@@ -66,7 +66,7 @@ def run_branch(name: str, config, workdir: Path) -> None:
         branch.stage("judge " + name, None, lambda: {"moc": judge_moc_branch, "visa": judge_visa_branch}[name](branch))
         if name == "visa":
             branch.stage("fishwood", 60, lambda: run_fishwood(branch))
-    counts = collections.Counter(counter.names)
+    counts = collections.Counter(compiled.removeprefix("jit(").removesuffix(")") for compiled in counter.names)
     branch.summary["compiles"] = {
         f"{name}: {function}": count for function, count in counts.most_common() if function in OWN_PROGRAMS
     }
