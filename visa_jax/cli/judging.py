@@ -8,7 +8,7 @@ import numpy as np
 
 from visa_jax.cli.experiment import MocParts, VisaParts, VisaSet, learned_rewards, make_visa_set, visa_rewards
 from visa_jax.data.pool import moc_prompts
-from visa_jax.estimators import QuantileNormalizer
+from visa_jax.estimators import QuantileNormalizer, scale_rewards
 from visa_jax.evaluation.preferences import points, policy_rows
 from visa_jax.evaluation.rewrites import (
     JSR_CONSISTENCY,
@@ -167,7 +167,7 @@ def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, pa
         kinds["oracle"] = _grid(np.stack(scores)[:, : learned_PEK.shape[2]], fixed)
         row = _front(config, normalizer, fixed, kinds["oracle"]) | row
     means = {name: rewards_PEK.mean(axis=1) for name, rewards_PEK in kinds.items()}
-    scaled_PK = _scale(normalizer, means.get("oracle", means["learned"]))
+    scaled_PK = np.asarray(scale_rewards(normalizer, means.get("oracle", means["learned"])))
     shown = points(fixed.preference_PK, means, scaled_PK, fixed.seen_P)
     return Judged(row, kinds, _moc_samples(parts, fixed, texts, kinds), shown)
 
@@ -176,13 +176,8 @@ def _grid(flat_RK: np.ndarray, fixed: MocSet) -> np.ndarray:
     return flat_RK.reshape(len(fixed.preference_PK), len(fixed.questions), -1)
 
 
-def _scale(normalizer: QuantileNormalizer, reward: np.ndarray) -> np.ndarray:
-    low, high = np.asarray(normalizer.low_K), np.asarray(normalizer.high_K)
-    return np.clip((reward - low) / np.maximum(high - low, 1e-6), 0.0, 1.5)
-
-
 def _front(config: Any, normalizer: QuantileNormalizer, fixed: MocSet, reward_PEK: np.ndarray) -> dict[str, float]:
-    scaled_PEK = _scale(normalizer, reward_PEK)
+    scaled_PEK = np.asarray(scale_rewards(normalizer, reward_PEK))
     return policy_rows(
         fixed.preference_PK, reward_PEK, scaled_PEK, fixed.seen_P, config.reference_point, fixed.unseen_sets
     )
