@@ -1,6 +1,6 @@
 """The main job: every stage of the quickstart, its page and its budget of seconds on one core.
 
-    bash launch/quickstart.sh            # about 10 minutes on 2 cores
+    bash launch/quickstart.sh            # meant for 10 to 15 minutes on 2 cores; not measured yet
     visa-jax quickstart --workdir=runs/quickstart
 
 Two branches run side by side, one core each. `fast` cuts every stage to a sixth (it shows that all works, not what the
