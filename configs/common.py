@@ -19,10 +19,9 @@ def policy() -> ConfigDict:
 
 
 def reader() -> ConfigDict:
-    """Trunk of the small models that read a text: every token sees the whole of it."""
-    return ConfigDict(
-        {"width": 96, "layers": 2, "heads": 4, "kv_heads": 4, "head_dim": 24, "mlp_width": 192, "causal": False}
-    )
+    """Trunk of the small models that read a text: every token sees the whole of its sentence, on both sides."""
+    sizes = {"width": 96, "layers": 2, "heads": 4, "kv_heads": 4, "head_dim": 24, "mlp_width": 192}
+    return ConfigDict(sizes | {"causal": False, "sentences_apart": True})
 
 
 def data(**changes: Any) -> ConfigDict:

@@ -14,7 +14,13 @@ from visa_jax_configs.common import MOC_BASELINES, data, parse_arg, preferences
 
 def get_config(arg=None):
     options = parse_arg(
-        arg, tiny=False, seed=0, steps=80, runs="runs/quickstart", **dict.fromkeys(MOC_BASELINES, False)
+        arg,
+        tiny=False,
+        seed=0,
+        steps=60,
+        runs="runs/quickstart",
+        encoding="prefix",
+        **dict.fromkeys(MOC_BASELINES, False),
     )
     chosen = [name for name in MOC_BASELINES if options[name]]
     if len(chosen) > 1:
@@ -29,7 +35,7 @@ def get_config(arg=None):
             "rewards": (f"{options.runs}/reward_helpful", f"{options.runs}/reward_warm"),
         }
     )
-    config.preference_encoding = "text"
+    config.preference_encoding = options.encoding  # text: tags and digits before the question, needs far more steps
     config.questions = 512
     config.normalizer_samples = 256
     config.reference_point = (0.0, 0.0)

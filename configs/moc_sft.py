@@ -1,8 +1,10 @@
-"""The policy of MOC before RL: answers under the length limit behind random preference tags (MOC notes 6).
+"""The policy of MOC before RL: answers under the length limit, whatever the preference (MOC notes 6).
 
     visa-jax supervise --config=configs/moc_sft.py:tiny --workdir=runs/moc_sft
+    visa-jax supervise --config=configs/moc_sft.py:tiny,encoding=text --workdir=runs/moc_sft_text
 
-The tags say nothing about the answer yet: following them is what PPO has to teach.
+With encoding=text (or symbol) random preferences stand before the questions; they say nothing about the answer yet.
+Following a preference is what PPO has to teach.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +13,7 @@ from visa_jax_configs.common import data, fit, parse_arg, policy, preferences
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, tiny=False, seed=0, steps=200, start="runs/quickstart/base")
+    options = parse_arg(arg, tiny=False, seed=0, steps=100, start="runs/quickstart/base", encoding="prefix")
     config = ConfigDict()
     config.data = data()
     config.start = options.start
@@ -20,6 +22,7 @@ def get_config(arg=None):
     role.seed = options.seed
     role.rows = 12000
     role.preferences = preferences()
+    role.preference_encoding = options.encoding
     role.trunk = policy()
     role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=64, learning_rate=2e-3)
     return config

@@ -69,6 +69,7 @@ def supervised(options):
     role.twins = 2 if options.part in ("detector", "analyzer", "reward") else 0
     role.objective = options.objective
     role.preferences = preferences() if options.part == "moc_sft" else ()
+    role.preference_encoding = "prefix"
     role.trunk = ConfigDict(TINY) if options.tiny else policy()
     steps = 3 if options.tiny else max(round(options.scale * steps), 1)
     role.fit = fit(steps=steps, batch_size=8 if options.tiny else batch, learning_rate=rate)
@@ -117,7 +118,7 @@ def moc(options):
     config.runs = ConfigDict(
         {"start": f"{options.runs}/moc_sft", "rewards": tuple(f"{options.runs}/reward_{name}" for name in names)}
     )
-    config.preference_encoding = "text"
+    config.preference_encoding = "prefix"
     config.questions = 64 if options.tiny else 512
     config.normalizer_samples = 32 if options.tiny else 256
     config.reference_point = (0.0,) * len(names)

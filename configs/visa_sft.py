@@ -12,7 +12,7 @@ from visa_jax_configs.common import data, fit, parse_arg, policy
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, tiny=False, seed=0, steps=300, start="runs/quickstart/base")
+    options = parse_arg(arg, tiny=False, seed=0, steps=250, start="runs/quickstart/base")
     config = ConfigDict()
     config.data = data()
     config.start = options.start
@@ -20,7 +20,7 @@ def get_config(arg=None):
     role = config.role = ConfigDict()
     role.role = "visa_sft"
     role.seed = options.seed
-    role.rows = 30000
+    role.rows = 16000
     role.trunk = policy()
-    role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=64, learning_rate=3e-3)
+    role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=32, learning_rate=3e-3)
     return config

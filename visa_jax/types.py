@@ -128,7 +128,7 @@ class LanguageModel(NamedTuple):
     """
 
     forward: Callable  # (params, tokens_BT, mask_BT) -> hidden_BTD, causal
-    prefill: Callable  # (params, prompt_NL, mask_NL) -> Prefix
+    prefill: Callable  # (params, prompt_NL, mask_NL, condition_NM=None) -> Prefix
     extend: Callable  # (params, Prefix, completion_BT, mask_BT) -> hidden_BTD, teacher forced, B = N * G
     init_cache: Callable  # (Prefix, rows B, length T) -> cache pytree of the completions' own keys and values
     decode: Callable  # (params, Prefix, cache, token_B, step) -> (hidden_BD, cache)

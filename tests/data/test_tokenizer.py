@@ -7,7 +7,8 @@ from visa_jax.config import UserError
 from visa_jax.data.symbols import SPECIAL_TOKENS, plain_text
 from visa_jax.data.template import moc_prompt, visa_prompt
 from visa_jax.data.testbed import make_testbed
-from visa_jax.data.testbed.corpus import labelled_texts, pretraining_documents, visa_pairs
+from visa_jax.data.testbed.corpus import labelled_texts, visa_pairs
+from visa_jax.data.testbed.documents import pretraining_documents
 from visa_jax.data.testbed.vocabulary import vocabulary
 from visa_jax.data.testbed.wishes import NEUTRAL_WISHES, Wishes
 from visa_jax.data.tokenizer import (

@@ -52,6 +52,40 @@ def test_bidirectional_sees_both_ways(tiny, build):
     assert (np.abs(jax.jit(jax.grad(read))(params["embedding"])[ids[0]]).sum(-1) > 1e-6).all()
 
 
+def test_segments_do_not_see_each_other(tiny, build):
+    """Two segments closed by token 3: each reads as if it stood alone."""
+    lm, params = build(tiny(causal=False, segment_end=3))
+    ids = jnp.asarray([[1, 2, 3, 4, 5, 6, 3]])
+    both = lm.forward(params, ids, ones(ids))
+    first, second = (lm.forward(params, part, ones(part)) for part in (ids[:, :3], ids[:, 3:]))
+    np.testing.assert_allclose(both, jnp.concatenate([first, second], axis=1), atol=2e-5)
+    whole = build(tiny(causal=False))[0].forward(params, ids, ones(ids))
+    assert float(jnp.abs(whole - both).max()) > 0.01
+
+
+def test_condition_is_added_to_the_first_token(tiny, build, tokens):
+    """The first valid token's embedding becomes e + sqrt(D) c W, and nothing else changes; W = 0 changes nothing."""
+    spare = 23  # an id that no prompt has
+    lm, params = build(tiny(condition=2, vocab_size=24))
+    plain_lm, _ = build(tiny(vocab_size=24))
+    prompt, mask = jnp.pad(tokens(2, 2, 5), ((0, 0), (2, 0))), jnp.arange(7)[None] >= jnp.asarray([[2], [3]])
+    condition = jnp.asarray([[0.3, 0.7], [1.0, 0.0]])
+    kernel = params["condition"]["kernel"]
+    bare = {name: part for name, part in params.items() if name != "condition"}
+    without = plain_lm.prefill(bare, prompt, mask)
+    silent = lm.prefill({**params, "condition": {"kernel": jnp.zeros_like(kernel)}}, prompt, mask, condition)
+    np.testing.assert_array_equal(silent.last_hidden_ND, without.last_hidden_ND)
+    told = lm.prefill(params, prompt, mask, condition)
+    for row in range(2):
+        first = int(jnp.argmax(mask[row]))
+        embedding = bare["embedding"][prompt[row, first]] + kernel.shape[1] ** 0.5 * condition[row] @ kernel
+        table = bare["embedding"].at[spare].set(embedding)
+        one = slice(row, row + 1)
+        spelled = plain_lm.prefill({**bare, "embedding": table}, prompt.at[row, first].set(spare)[one], mask[one])
+        np.testing.assert_allclose(told.last_hidden_ND[row], spelled.last_hidden_ND[0], atol=2e-5)
+        assert float(jnp.abs(told.last_hidden_ND[row] - without.last_hidden_ND[row]).max()) > 0.01
+
+
 @pytest.mark.parametrize("left, right", [(0, 3), (4, 0), (2, 5)])
 def test_padding_on_either_side_changes_nothing(model, tokens, left, right):
     lm, params = model
@@ -179,6 +213,8 @@ def test_second_call_compiles_nothing(plain, tokens, compiles):
         ("dtype", "int8"),
         ("remat", "some"),
         ("norm_eps", 0.0),
+        ("condition", -1),
+        ("segment_end", 3),  # of a causal decoder
     ],
 )
 def test_impossible_sizes_are_refused_by_name(tiny, field, value):

@@ -15,7 +15,7 @@ def table_lm():
     """
 
     def make(vocab: int, on_decode=None) -> LanguageModel:
-        def prefill(params, prompt_NL, mask_NL):
+        def prefill(params, prompt_NL, mask_NL, condition_NM=None):
             last = jnp.take_along_axis(prompt_NL, jnp.sum(mask_NL, axis=1)[:, None] - 1, axis=1)[:, 0]
             keys = jnp.zeros((1, *prompt_NL.shape, 1, 1))
             return Prefix(key_XNLHC=keys, value_XNLHC=keys, mask_NL=mask_NL, last_hidden_ND=jax.nn.one_hot(last, vocab))

@@ -18,7 +18,7 @@ from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, 
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
-from visa_jax.data.template import answer_prompt
+from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt
 from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_readers, make_sampler
 from visa_jax.methods import moc as moc_method
@@ -88,7 +88,7 @@ class MocTrainConfig:
     data: DataConfig = DataConfig()
     moc: moc_method.MocConfig = moc_method.MocConfig()
     loop: LoopConfig = LoopConfig()
-    preference_encoding: str = "text"  # text | symbol
+    preference_encoding: str = "text"  # text | symbol | prefix, as its start was trained
     questions: int = 512  # training questions to draw from
     normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
     reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
@@ -103,9 +103,9 @@ class MocTrainConfig:
             f"{len(self.runs.rewards)} reward models for {len(self.moc.reward_names)} rewards",
         )
         require(
-            self.preference_encoding in ("text", "symbol"),
+            self.preference_encoding in PREFERENCE_ENCODINGS,
             "preference_encoding",
-            f"{self.preference_encoding!r} is not text or symbol",
+            f"{self.preference_encoding!r} is not one of {', '.join(PREFERENCE_ENCODINGS)}",
         )
 
 
@@ -266,7 +266,18 @@ def open_moc(config: MocTrainConfig) -> MocParts:
     source = make_source(config.data)
     start = open_run(config.runs.start, "config.runs.start", "moc_sft")
     models = [open_run(path, f"config.runs.rewards[{i}]", "reward_model") for i, path in enumerate(config.runs.rewards)]
-    lm, _ = make_decoder(decoder_config(source, role_of(start).trunk))
+    role, encoding = role_of(start), config.preference_encoding
+    require(
+        role.preference_encoding == encoding,
+        "config.preference_encoding",
+        f"is {encoding!r}, but {config.runs.start} was trained with {role.preference_encoding!r}",
+    )
+    condition = len(config.moc.reward_names) if encoding == "prefix" else 0
+    decoder = decoder_config(source, role.trunk, condition)
+    lm, _ = make_decoder(decoder)
+    params = dict(start.params)
+    if condition:  # the start has never seen a preference: the map begins at zero
+        params["condition"] = {"kernel": jnp.zeros((condition, decoder.width))}
     score = role_functions(source, role_of(models[0]).trunk)["reward_model"]
     pairs = [reward_and_judge(run) for run in models]
     return MocParts(
@@ -274,7 +285,7 @@ def open_moc(config: MocTrainConfig) -> MocParts:
         source=source,
         lm=lm,
         readers=make_readers(source, None, None, score),
-        start=start.params,
+        start=params,
         rewarders=tuple(pair[0] for pair in pairs),
         judges=tuple(pair[1] for pair in pairs),
         functions={"reward_model": score},

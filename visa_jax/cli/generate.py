@@ -81,6 +81,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         top_p=values.top_p,
         end_id=writer.end_id,
         pad_id=writer.pad_id,
+        condition=preference or (),
     )
     text, completion = writer.write(drawn)
     if values.json:
@@ -138,7 +139,9 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
     found = open_run(directory, "--model", WRITERS, made_by="visa-jax train or supervise")
     source = make_source(from_config_dict(DataConfig, found.config.data, f"{directory}/config.json: data"))
     role = start_role(found)
-    config, tokenizer = decoder_config(source, role.trunk), source.tokenizer
+    prefix = kind == "moc" and found.config.preference_encoding == "prefix"
+    config = decoder_config(source, role.trunk, len(preference) if prefix else 0)
+    tokenizer = source.tokenizer
     if kind in STEERED:
         _check_length(preference, len(found.config.moc.reward_names if kind == "moc" else role.preferences[0]))
     whole = prompt_of(kind, found.config, role, prompt, preference)

@@ -11,6 +11,7 @@ import numpy as np
 
 from visa_jax.data.testbed import corpus, objectives, probes
 from visa_jax.data.testbed.bed import Testbed, make_testbed
+from visa_jax.data.testbed.documents import pretraining_documents
 from visa_jax.data.testbed.entailment import pairs
 from visa_jax.data.testbed.wishes import Wishes
 from visa_jax.data.testbed.world import TOPICS
@@ -67,7 +68,7 @@ def make_testbed_source(seed: int = 0) -> Source:
         lengths=Lengths(question=6, text=32, visa_prompt=46, wish=32, moc_prompt=16, answer=25, document=68),
         template="levels",
         pack_documents=False,
-        documents=lambda n, s, split: corpus.pretraining_documents(testbed, rng(0, s, split), n, split),
+        documents=lambda n, s, split: pretraining_documents(testbed, rng(0, s, split), n, split),
         questions=lambda n, s, split: corpus.questions(testbed, rng(9, s, split), n, split),
         sources=lambda n, s, split: [
             (asked, answer.text) for asked, answer in corpus.sources(testbed, rng(1, s, split), n, split)
@@ -78,7 +79,7 @@ def make_testbed_source(seed: int = 0) -> Source:
         wishes=lambda n, s, split: wishes.draw(rng(3, s, split), n, split),
         pairs=lambda n, s, split: pairs(testbed, rng(4, s, split), n, split),
         visa_pairs=lambda n, s, split: corpus.visa_pairs(testbed, rng(5, s, split), n, split),
-        scored=lambda n, s, split: objectives.moc_answers(testbed, rng(6, s, split), n, split=split, corrupt_share=0.3),
+        scored=lambda n, s, split: objectives.moc_answers(testbed, rng(6, s, split), n, split=split, corrupt_share=0.2),
         answers=lambda n, s, split: objectives.moc_answers(testbed, rng(7, s, split), n, split=split),
         probes=lambda name, n, s: probes.probe(testbed, rng(8, s, "test"), name, n),
         topic_of=lambda asked: next(word for word in asked.split() if word in TOPICS),

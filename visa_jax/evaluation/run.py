@@ -97,13 +97,17 @@ def complete(
     top_p: float = 1.0,
     end_id: int | tuple[int, ...],
     pad_id: int,
+    condition: Sequence[float] = (),
 ) -> tuple[list[int], bool]:
-    """Ids drawn after one prompt, without the end token, and whether it was drawn. Compiles for this one prompt."""
+    """Ids drawn after one prompt, without the end token, and whether it was drawn. Compiles for this one prompt.
+
+    ``condition`` is what the model may read beside the prompt (``DecoderConfig.condition``).
+    """
     token = jnp.asarray([ids], jnp.int32)
     mask = jnp.ones(token.shape, bool)
-    empty = jnp.zeros((1, 0))
+    condition_NM = jnp.asarray([condition], jnp.float32)
     prompts = PromptBatch(
-        prompt_NL=token, prompt_mask_NL=mask, condition_NM=empty, context_NS=token, context_mask_NS=mask
+        prompt_NL=token, prompt_mask_NL=mask, condition_NM=condition_NM, context_NS=token, context_mask_NS=mask
     )
     settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, end_id=end_id, pad_id=pad_id)
     program = jax.jit(lambda p, b, k: generate(lm, p, b, k, group_size=1, max_new_tokens=max_new_tokens, **settings))

@@ -24,6 +24,13 @@ def causal_bias(mask_BT: jax.Array, causal: bool = True) -> jax.Array:
     return jnp.where(seen | jnp.eye(length, dtype=bool)[None], 0.0, MASKED)
 
 
+def segment_bias(token_BT: jax.Array, end: int) -> jax.Array:
+    """float32 [B, T, S], 0 within a segment, else MASKED; the token ``end`` closes a segment and belongs to it."""
+    closes_BT = (token_BT == end).astype(jnp.int32)
+    segment_BT = jnp.cumsum(closes_BT, axis=1) - closes_BT
+    return jnp.where(segment_BT[:, :, None] == segment_BT[:, None, :], 0.0, MASKED)
+
+
 def positions(mask_BT: jax.Array) -> jax.Array:
     """int32 [B, T]: valid tokens before each token, so that padding on either side changes nothing."""
     return jnp.maximum(jnp.cumsum(mask_BT.astype(jnp.int32), axis=1) - 1, 0)

@@ -21,6 +21,7 @@ from visa_jax.models.cache import (
     positions,
     prefix_layers,
     prefix_lengths,
+    segment_bias,
 )
 from visa_jax.models.layers import MASKED, Block, Linear, Norm, declare, draw_params, rope_angles
 from visa_jax.types import LanguageModel, Prefix
@@ -46,8 +47,10 @@ class DecoderConfig:
     bias: bool = False  # of query, key and value
     out_bias: bool = False  # of attention's output
     tie_embeddings: bool = True
+    condition: int = 0  # size of a vector that a learned map adds to the prompt's first token; 0 = none
     max_length: int = 512  # prompt and completion together
     causal: bool = True  # False: every token sees every token (classifiers only)
+    segment_end: int | None = None  # token id that closes a segment, beyond which nothing is seen (classifiers only)
     dtype: str = "float32"  # of the computation; parameters are float32
     remat: str = "none"  # what the backward pass recomputes: none, full, dots (all but matmuls)
     scan_layers: bool = True  # one compiled block instead of one per layer
@@ -55,10 +58,13 @@ class DecoderConfig:
     def __post_init__(self):
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
             require(getattr(self, name) > 0, name, f"must be positive, not {getattr(self, name)}")
+        require(self.condition >= 0, "condition", f"must be 0 or more, not {self.condition}")
         require(self.rope_theta > 0, "rope_theta", f"must be positive, not {self.rope_theta}")
         require(self.norm_eps > 0, "norm_eps", f"must be positive, not {self.norm_eps}")
         require(self.heads % self.kv_heads == 0, "kv_heads", f"{self.kv_heads} must divide heads = {self.heads}")
         require(self.head_dim % 2 == 0, "head_dim", f"{self.head_dim} must be even, rotary positions turn pairs")
+        apart = self.segment_end is not None
+        require(not (apart and self.causal), "segment_end", "needs causal = False: a decoder sees its whole past")
         for name, known in (("dtype", DTYPES), ("remat", REMATS)):
             require(getattr(self, name) in known, name, f"{getattr(self, name)!r} is none of {', '.join(known)}")
 
@@ -72,19 +78,33 @@ class Decoder(nnx.Module):
         self.embedding = declare(shape, ("vocab", "embed"), std=std)
         self.layers = nnx.vmap(lambda _: Block(config))(jnp.arange(config.layers))
         self.norm = Norm(config.width, config.norm_eps)
+        if config.condition:  # starts at zero: a condition changes nothing before it is trained
+            self.condition = Linear(
+                (config.condition, config.width), ("condition", "embed"), inputs=1, bias=False, std=0.0
+            )
         if not config.tie_embeddings:
             self.output = Linear(shape[::-1], ("embed", "vocab"), inputs=1, bias=False, std=std)
 
     def forward(self, tokens_BT, mask_BT):
         """Hidden states [B, T, D] after the final norm."""
         bias = causal_bias(mask_BT, self.config.causal)
-        return self._blocks(tokens_BT, positions(mask_BT), lambda q, k, v, _: (_attend(q, k, v, bias), None))[0]
+        if self.config.segment_end is not None:
+            bias = bias + segment_bias(tokens_BT, self.config.segment_end)
+        return self._blocks(
+            self._embed(tokens_BT), positions(mask_BT), lambda q, k, v, _: (_attend(q, k, v, bias), None)
+        )[0]
 
-    def prefill(self, prompt_NL, mask_NL):
-        """The Prefix of N prompts, padded on either side."""
+    def prefill(self, prompt_NL, mask_NL, condition_NM=None):
+        """The Prefix of N prompts, padded on either side; ``condition_NM`` is read where the config has a place for it."""
+        x_NLD = self._embed(prompt_NL)
+        if self.config.condition and condition_NM is not None:
+            first_NL = mask_NL & (jnp.cumsum(mask_NL, axis=1) == 1)
+            # a map that starts at zero learns by steps of one size; the factor makes it as loud as a token soon
+            added_ND = self.config.width**0.5 * self.condition(condition_NM.astype(x_NLD.dtype))
+            x_NLD = jnp.where(first_NL[..., None], x_NLD + added_ND[:, None, :], x_NLD)
         bias = causal_bias(mask_NL, self.config.causal)
         hidden, (key, value) = self._blocks(
-            prompt_NL, positions(mask_NL), lambda q, k, v, _: (_attend(q, k, v, bias), (k, v))
+            x_NLD, positions(mask_NL), lambda q, k, v, _: (_attend(q, k, v, bias), (k, v))
         )
         last_N = jnp.max(jnp.where(mask_NL, jnp.arange(mask_NL.shape[1])[None, :], 0), axis=1)
         last_hidden = jnp.take_along_axis(hidden, last_N[:, None, None], axis=1)[:, 0]
@@ -98,7 +118,7 @@ class Decoder(nnx.Module):
         def attend_fn(query, key, value, shared):
             return _attend(query, key, value, bias, shared), None
 
-        return self._blocks(completion_BT, position_BT, attend_fn, prefix_layers(prefix))[0]
+        return self._blocks(self._embed(completion_BT), position_BT, attend_fn, prefix_layers(prefix))[0]
 
     def decode(self, prefix, cache, token_B, step):
         """Feed completion token number ``step``: hidden [B, D] and the cache with its key and value.
@@ -139,7 +159,7 @@ class Decoder(nnx.Module):
         graph, stacked = nnx.split(self.layers)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked))
 
-    def _blocks(self, tokens_BT, position_BT, attend_fn, per_layer=None):
+    def _blocks(self, x_BTD, position_BT, attend_fn, per_layer=None):
         """All blocks and the final norm; ``attend_fn(q, k, v, slice of per_layer) -> (out, kept)``."""
         graph, stacked = nnx.split(self.layers)
         angles = self._angles(position_BT)
@@ -149,7 +169,7 @@ class Decoder(nnx.Module):
             return nnx.merge(graph, state)(x, angles, lambda q, k, v: attend_fn(q, k, v, extra))
 
         body = _remat(body, self.config.remat)
-        x, inputs = self._embed(tokens_BT), (stacked, per_layer)
+        x, inputs = x_BTD, (stacked, per_layer)
         if self.config.scan_layers:
             x, kept = jax.lax.scan(body, x, inputs)
         else:

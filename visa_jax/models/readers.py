@@ -29,7 +29,8 @@ class Detection(NamedTuple):
 def make_detector(lm: LanguageModel, values: int) -> tuple[Callable, Callable]:
     """``(detect(params, token_BT, mask_BT) -> Detection, init_head(key, width))``.
 
-    At each token: presence p = sigmoid(W_p h + b) and stance s = 2 tanh(W_s h); v = tanh(sum_t p_t s_t). The text's
+    At each token: presence p = sigmoid(W_p h + b) and stance s = W_s h (unbounded: a bounded one saturated and could no
+    longer tell a half from one, LOG.md); v = tanh(sum_t p_t s_t). The text's
     presence is the noisy or 1 - prod_t (1 - p_t), which also serves data with presence labels only.
     """
 
@@ -37,7 +38,7 @@ def make_detector(lm: LanguageModel, values: int) -> tuple[Callable, Callable]:
         hidden_BTD = lm.forward(params["decoder"], token_BT, mask_BT)
         head = params["head"]
         absence_BTM = jnp.where(mask_BT[..., None], jax.nn.log_sigmoid(-linear(head["presence"], hidden_BTD)), 0.0)
-        stance_BTM = 2 * jnp.tanh(linear(head["stance"], hidden_BTD))
+        stance_BTM = linear(head["stance"], hidden_BTD)
         reading_BM = jnp.sum(-jnp.expm1(absence_BTM) * stance_BTM, axis=1)
         return Detection(value_BM=jnp.tanh(reading_BM), presence_BM=-jnp.expm1(jnp.sum(absence_BTM, axis=1)))
 

@@ -33,7 +33,7 @@ def generate(
     ``fold_in(key, t)``. Any of several end ids ends a row. ``temperature``, ``top_p`` and ``min_p``
     may be traced; the rest is static.
     """
-    prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL)
+    prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL, prompts.condition_NM)
     ends = jnp.asarray(end_id, jnp.int32).reshape(1, -1)
     rows, length = prompts.prompt_NL.shape[0] * group_size, max_new_tokens
 

@@ -10,7 +10,7 @@ from visa_jax.types import LanguageModel, Rollout
 def completion_states(lm: LanguageModel, params, rollout: Rollout) -> jax.Array:
     """[B, T, D]: the hidden states that predict each completion token; the prompt is computed once per group."""
     prompts = rollout.prompts
-    prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL)
+    prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL, prompts.condition_NM)
     hidden_BTD = lm.extend(params, prefix, rollout.completion_BT, rollout.mask_BT)
     group_size = hidden_BTD.shape[0] // prefix.last_hidden_ND.shape[0]
     first_BD = jnp.repeat(prefix.last_hidden_ND, group_size, axis=0)

@@ -35,6 +35,7 @@ class TrunkConfig:
     mlp_width: int = 384
     causal: bool = True
     tie_embeddings: bool = False
+    sentences_apart: bool = False  # readers only: a token sees its own sentence, which ends with "."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,16 @@ class RoleModel(NamedTuple):
     init_head: Callable | None
 
 
-def decoder_config(source: Source, trunk: TrunkConfig) -> DecoderConfig:
-    """The decoder of a trunk over the source's vocabulary, with room for its longest prompt and completion."""
-    lengths = source.lengths
+def decoder_config(source: Source, trunk: TrunkConfig, condition: int = 0) -> DecoderConfig:
+    """The decoder of a trunk over the source's vocabulary, with room for its longest prompt and completion.
+
+    ``condition`` is the size of a vector that it reads beside its prompt (MOC's preference as a prefix).
+    """
+    lengths, choices = source.lengths, dataclasses.asdict(trunk)
+    choices["segment_end"] = stop_id(source) if choices.pop("sentences_apart") else None
     window = max(lengths.visa_prompt + lengths.text, lengths.moc_prompt + lengths.answer, lengths.document)
     return DecoderConfig(
-        vocab_size=len(source.tokenizer), max_length=window + 2, scan_layers=False, **dataclasses.asdict(trunk)
+        vocab_size=len(source.tokenizer), max_length=window + 2, scan_layers=False, condition=condition, **choices
     )
 
 

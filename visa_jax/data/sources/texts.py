@@ -14,8 +14,8 @@ from visa_jax.data.source import Lengths, Source
 from visa_jax.data.sources.body import Body, SizeConfig, draw_epochs, twin_rows
 from visa_jax.data.sources.records import TextRow
 from visa_jax.data.sources.sentences import draw_pair, label_stops, split_sentences
-from visa_jax.data.symbols import MOST_OBJECTIVES
-from visa_jax.data.testbed.corpus import SEPARATOR, VisaPair, corrupt
+from visa_jax.data.symbols import MOST_OBJECTIVES, SEP
+from visa_jax.data.testbed.corpus import VisaPair, corrupt
 from visa_jax.data.testbed.entailment import EntailmentPair
 from visa_jax.data.testbed.objectives import ScoredAnswer
 from visa_jax.types import VALUES
@@ -86,7 +86,7 @@ class _Texts:
             if rng.random() < RESTATED:
                 sentences = split_sentences(rows[i].answer)
                 parts.append(" ".join(sentences[j] for j in rng.permutation(len(sentences))))
-            made.append(f" {SEPARATOR} ".join(filter(None, parts)))
+            made.append(f" {SEP} ".join(filter(None, parts)))
         return made
 
     def questions(self, n: int, seed: int, split: str) -> list[str]:
