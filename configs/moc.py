@@ -17,7 +17,7 @@ def get_config(arg=None):
         arg,
         tiny=False,
         seed=0,
-        steps=60,
+        steps=80,
         runs="runs/quickstart",
         encoding="prefix",
         **dict.fromkeys(MOC_BASELINES, False),
@@ -59,12 +59,12 @@ def get_config(arg=None):
     loop = config.loop = ConfigDict()
     loop.steps = options.steps if options.tiny else 3 * options.steps
     loop.prompts_per_step = 16
-    loop.temperature = 1.0
+    loop.temperature = 0.7
     loop.epochs = 1
     loop.minibatches = 1
     loop.evaluate_every = 40
     loop.checkpoint_every = 60
-    loop.optimizer = ConfigDict({"learning_rate": 7e-4, "decay": "linear", "final_scale": 0.2, "clip_norm": 1.0})
+    loop.optimizer = ConfigDict({"learning_rate": 1e-3, "decay": "linear", "final_scale": 0.2, "clip_norm": 1.0})
     for name in chosen:
         moc.update(MOC_BASELINES[name])
     return config

@@ -14,20 +14,20 @@ from visa_jax_configs.common import parse_arg
 # branch -> stage -> (page, argument, steps, seconds allowed)
 STAGES = {
     "moc": {
-        "detector": ("detector", "", 600, 150),
-        "analyzer": ("analyzer", "", 250, 100),
-        "moc_sft": ("moc_sft", "", 150, 50),
+        "detector": ("detector", "", 300, 120),
+        "analyzer": ("analyzer", "", 200, 120),
+        "moc_sft": ("moc_sft", "", 100, 50),
         "reward_helpful": ("reward_model", "objective=0", 200, 80),
-        "reward_warm": ("reward_model", "objective=1", 120, 50),
-        "moc": ("moc", "", 80, 100),
-        "fixed_half": ("moc", "fixed_half", 80, 100),
-        "linear_ppo": ("moc", "linear_ppo", 80, 100),
+        "reward_warm": ("reward_model", "objective=1", 150, 60),
+        "moc": ("moc", "", 80, 110),
+        "fixed_half": ("moc", "fixed_half", 80, 110),
+        "linear_ppo": ("moc", "linear_ppo", 80, 110),
     },
     "visa": {
-        "base": ("base", "", 300, 130),
-        "visa_sft": ("visa_sft", "", 400, 240),
-        "visa": ("visa", "", 200, 300),
-        "translator": ("translator", "", 200, 40),
+        "base": ("base", "", 700, 210),
+        "visa_sft": ("visa_sft", "", 250, 110),
+        "visa": ("visa", "", 200, 330),
+        "translator": ("translator", "", 150, 40),
     },
 }
 FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")

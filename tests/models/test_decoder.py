@@ -63,11 +63,10 @@ def test_segments_do_not_see_each_other(tiny, build):
     assert float(jnp.abs(whole - both).max()) > 0.01
 
 
-def test_condition_is_added_to_the_first_token(tiny, build, tokens):
-    """The first valid token's embedding becomes e + sqrt(D) c W, and nothing else changes; W = 0 changes nothing."""
-    spare = 23  # an id that no prompt has
-    lm, params = build(tiny(condition=2, vocab_size=24))
-    plain_lm, _ = build(tiny(vocab_size=24))
+def test_condition_is_added_to_every_token_of_the_prompt(tiny, build, tokens):
+    """Every embedding of the prompt becomes e + sqrt(D) c W, and nothing else changes; W = 0 changes nothing."""
+    lm, params = build(tiny(condition=2))
+    plain_lm, _ = build(tiny())
     prompt, mask = jnp.pad(tokens(2, 2, 5), ((0, 0), (2, 0))), jnp.arange(7)[None] >= jnp.asarray([[2], [3]])
     condition = jnp.asarray([[0.3, 0.7], [1.0, 0.0]])
     kernel = params["condition"]["kernel"]
@@ -77,11 +76,8 @@ def test_condition_is_added_to_the_first_token(tiny, build, tokens):
     np.testing.assert_array_equal(silent.last_hidden_ND, without.last_hidden_ND)
     told = lm.prefill(params, prompt, mask, condition)
     for row in range(2):
-        first = int(jnp.argmax(mask[row]))
-        embedding = bare["embedding"][prompt[row, first]] + kernel.shape[1] ** 0.5 * condition[row] @ kernel
-        table = bare["embedding"].at[spare].set(embedding)
-        one = slice(row, row + 1)
-        spelled = plain_lm.prefill({**bare, "embedding": table}, prompt.at[row, first].set(spare)[one], mask[one])
+        table, one = bare["embedding"] + kernel.shape[1] ** 0.5 * condition[row] @ kernel, slice(row, row + 1)
+        spelled = plain_lm.prefill({**bare, "embedding": table}, prompt[one], mask[one])
         np.testing.assert_allclose(told.last_hidden_ND[row], spelled.last_hidden_ND[0], atol=2e-5)
         assert float(jnp.abs(told.last_hidden_ND[row] - without.last_hidden_ND[row]).max()) > 0.01
 

@@ -47,7 +47,7 @@ class DecoderConfig:
     bias: bool = False  # of query, key and value
     out_bias: bool = False  # of attention's output
     tie_embeddings: bool = True
-    condition: int = 0  # size of a vector that a learned map adds to the prompt's first token; 0 = none
+    condition: int = 0  # size of a vector that a learned map adds to each token of the prompt; 0 = none
     max_length: int = 512  # prompt and completion together
     causal: bool = True  # False: every token sees every token (classifiers only)
     segment_end: int | None = None  # token id that closes a segment, beyond which nothing is seen (classifiers only)
@@ -95,13 +95,12 @@ class Decoder(nnx.Module):
         )[0]
 
     def prefill(self, prompt_NL, mask_NL, condition_NM=None):
-        """The Prefix of N prompts, padded on either side; ``condition_NM`` is read where the config has a place for it."""
+        """The Prefix of N prompts, padded on either side; ``condition_NM`` counts if the config has a map for it."""
         x_NLD = self._embed(prompt_NL)
         if self.config.condition and condition_NM is not None:
-            first_NL = mask_NL & (jnp.cumsum(mask_NL, axis=1) == 1)
             # a map that starts at zero learns by steps of one size; the factor makes it as loud as a token soon
             added_ND = self.config.width**0.5 * self.condition(condition_NM.astype(x_NLD.dtype))
-            x_NLD = jnp.where(first_NL[..., None], x_NLD + added_ND[:, None, :], x_NLD)
+            x_NLD = x_NLD + added_ND[:, None, :]
         bias = causal_bias(mask_NL, self.config.causal)
         hidden, (key, value) = self._blocks(
             x_NLD, positions(mask_NL), lambda q, k, v, _: (_attend(q, k, v, bias), (k, v))

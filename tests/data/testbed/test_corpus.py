@@ -42,7 +42,7 @@ def test_answers_say_what_they_were_made_to_say(split):
         assert count_tokens(answer.text) <= TEXT_LIMIT and count_tokens(question_text) <= 6
 
 
-def test_candidates_share_three_eighths_of_their_facts():
+def test_candidates_share_three_fifths_of_their_facts():
     shared = []
     for topic in itertools.islice(itertools.cycle(TOPICS), 600):
         answers = candidate_answers(BED, rng(len(shared)), topic)
@@ -50,9 +50,9 @@ def test_candidates_share_three_eighths_of_their_facts():
             slots = {fact.slot: fact.filler for fact in a.facts}
             assert all(slots.get(fact.slot, fact.filler) == fact.filler for fact in b.facts)  # never a contradiction
             shared.append(len(a.facts & b.facts))
-    # Hypergeometric: 3 of 8 against 3 of 8 has mean 3 * 3/8 and variance 3 * 3/8 * 5/8 * (8-3)/(8-1) = .502.
-    variance = 3 * 3 / 8 * 5 / 8 * 5 / 7
-    assert abs(np.mean(shared) - 9 / 8) < 4 * math.sqrt(variance / 600)  # pairs of one question are not independent
+    # Hypergeometric: 3 of 5 against 3 of 5 has mean 3 * 3/5 and variance 3 * 3/5 * 2/5 * (5-3)/(5-1) = .36.
+    variance = 3 * 3 / 5 * 2 / 5 * 2 / 4
+    assert abs(np.mean(shared) - 9 / 5) < 4 * math.sqrt(variance / 600)  # pairs of one question are not independent
     assert abs(np.var(shared) - variance) < 0.08
 
 
@@ -63,7 +63,7 @@ def test_visa_pairs_are_ordered_pairs_of_one_question():
         assert pair.source != pair.reference
         np.testing.assert_array_equal(BED.oracle.read(pair.reference).values, pair.target)
     forward = [BED.oracle.consistency(p.source, p.reference)[0] for p in visa_pairs(BED, rng(), 2400)]
-    assert abs(np.mean(forward) - 3 / 8) < 0.03
+    assert abs(np.mean(forward) - 3 / 5) < 0.03
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

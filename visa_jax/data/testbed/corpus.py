@@ -16,6 +16,7 @@ from visa_jax.data.testbed.world import SLOTS, TOPICS, Fact
 from visa_jax.types import VALUES
 
 TEXT_LIMIT = 31  # with the end token 32
+MATTERS = 5  # slots that the answers to one question draw from (ours)
 
 
 class Answer(NamedTuple):
@@ -95,15 +96,17 @@ def candidate_answers(
     split: str = "train",
     value_counts: tuple[int, ...] = (1, 2),
 ) -> list[Answer]:
-    """``k`` answers to one question: each states ``facts_per_answer`` of 8 facts and 1 or 2 values.
+    """``k`` answers to one question: each states ``facts_per_answer`` facts and 1 or 2 values.
 
-    All draw their facts from one assignment of the slots (each filler true with probability ``true_share``), so two
-    answers share facts_per_answer²/8 facts on average and never contradict each other.
+    All draw their facts from the same 5 of 8 slots, as answers to one question turn on the same matters, and from one
+    assignment of them (each filler true with probability ``true_share``): two answers share facts_per_answer²/5 facts
+    on average and never contradict each other.
     """
     assignment = testbed.world.assignment(rng, topic, true_share)
+    matters = rng.permutation(len(SLOTS))[:MATTERS]
     answers: list[Answer] = []
     while len(answers) < k:
-        facts = [Fact(SLOTS[i], assignment[SLOTS[i]]) for i in rng.permutation(len(SLOTS))[:facts_per_answer]]
+        facts = [Fact(SLOTS[i], assignment[SLOTS[i]]) for i in rng.permutation(matters)[:facts_per_answer]]
         levels = draw_levels(rng, pick(rng, value_counts))
         text = compose(testbed, rng, facts, levels, split)
         if text is not None:
@@ -136,13 +139,14 @@ def visa_pairs(
 ) -> list[VisaPair]:
     """n SFT triples: all ordered pairs of four candidate answers, question after question (visa.md section 7).
 
-    The reference shares on average half of the source's facts, so it teaches the target values, not fidelity.
+    References express one to three values, as many as the targets of GRPO ask for.
+    The reference shares on average 3 in 5 of the source's facts, so it teaches the target values, not fidelity.
     """
     pairs: list[VisaPair] = []
     while len(pairs) < n:
         topic = draw_topic(rng)
         asked = question(testbed, rng, topic, split)
-        answers = candidate_answers(testbed, rng, topic, true_share=true_share, split=split)
+        answers = candidate_answers(testbed, rng, topic, true_share=true_share, split=split, value_counts=(1, 2, 3))
         pairs += [VisaPair(asked, a.text, b.values, b.text) for a in answers for b in answers if a is not b]
     return pairs[:n]
 

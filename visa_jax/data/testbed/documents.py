@@ -8,8 +8,8 @@ The testbed's base model has to learn that from somewhere, so each kind teaches 
     glossary   <level> sentence <level> sentence ...     what a level token means
     expressed  <level> <level> <sep> sentences <sep> ... levels first, their sentences in any order
 
-No kind joins two of them: no level stands beside a text whose facts are kept, which is what a rewriter has to learn, and
-nothing here has a preference in it, which is what MOC has to learn.
+No kind joins two of them: no level stands beside a text whose facts are kept, which is what a rewriter has to learn,
+and nothing here has a preference in it, which is what MOC has to learn.
 """
 
 from collections.abc import Iterator, Mapping
