@@ -19,15 +19,15 @@ STAGES = {
         "moc_sft": ("moc_sft", "", 100, 50),
         "reward_helpful": ("reward_model", "objective=0", 200, 80),
         "reward_warm": ("reward_model", "objective=1", 150, 60),
-        "moc": ("moc", "", 80, 110),
-        "fixed_half": ("moc", "fixed_half", 80, 110),
-        "linear_ppo": ("moc", "linear_ppo", 80, 110),
+        "moc": ("moc", "", 70, 110),
+        "fixed_half": ("moc", "fixed_half", 70, 110),
+        "linear_ppo": ("moc", "linear_ppo", 70, 110),
+        "translator": ("translator", "", 150, 40),
     },
     "visa": {
         "base": ("base", "", 700, 210),
-        "visa_sft": ("visa_sft", "", 250, 110),
+        "visa_sft": ("visa_sft", "", 400, 170),
         "visa": ("visa", "", 200, 330),
-        "translator": ("translator", "", 150, 40),
     },
 }
 FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")
@@ -40,11 +40,11 @@ def get_config(arg=None):
     config.seed = options.seed
     config.mode = "fast" if options.fast else "full" if options.full else "standard"
     config.judged_rows = 64 if options.fast else 256  # rewrites a method is judged on
-    config.judged_questions = 8 if options.fast else 32  # questions under each of 51 preferences
+    config.judged_questions = 8 if options.fast else 48  # questions under each of 51 preferences
     config.fishwood = ("",) if options.fast else FISHWOOD
     for branch, stages in STAGES.items():
         if options.full and branch == "moc":
-            stages = stages | {"mse_only": ("moc", "mse_only", 80, 100)}
+            stages = stages | {"mse_only": ("moc", "mse_only", 70, 110)}
         config[branch] = ConfigDict({"order": tuple(stages)})  # a ConfigDict forgets the order of its keys
         for name, (page, argument, steps, seconds) in stages.items():
             share = 6 if options.fast else 1

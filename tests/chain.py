@@ -30,7 +30,7 @@ SUPERVISED = {
     "detector": ("detector", {"twins": 2}),
     "analyzer": ("analyzer", {"twins": 2}),
     "translator": ("translator", {}),
-    "moc_sft": ("moc_sft", {"preferences": PREFERENCES}),
+    "moc_sft": ("moc_sft", {"preferences": PREFERENCES, "preference_encoding": "prefix"}),
     "reward_helpful": ("reward_model", {"objective": 0}),
     "reward_warm": ("reward_model", {"objective": 1}),
 }
@@ -63,6 +63,7 @@ def moc_config(directory: Path, **changes) -> MocTrainConfig:
         ),
         moc=MocConfig(preferences=PREFERENCES, num_generations=2, max_completion_length=25),
         loop=loop_config(),
+        preference_encoding="prefix",
         questions=8,
         normalizer_samples=8,
         evaluation_questions=2,

@@ -170,4 +170,6 @@ def test_a_choice_of_no_family_is_not_saved(tiny, tmp_path):
         save_pretrained(tmp_path / "new", {}, tiny(bias=True, qk_norm=True))
     with pytest.raises(UserError, match="causal"):
         save_pretrained(tmp_path / "new", {}, tiny(causal=False))
+    with pytest.raises(UserError, match="condition = 2"):
+        save_pretrained(tmp_path / "new", {}, tiny(condition=2))
     assert not (tmp_path / "new").exists()

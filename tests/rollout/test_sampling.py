@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from visa_jax.rollout import sample_token, token_logps
+from visa_jax.rollout import sample_token
 from visa_jax.rollout.sampling import truncate
 
 PROBS = np.array([0.4, 0.3, 0.2, 0.1])
@@ -70,10 +70,3 @@ def test_impossible_tokens_are_never_drawn():
     token, logp = sample_token(jax.random.key(5), logits)
     assert set(np.unique(token)) == {1, 3}
     np.testing.assert_allclose(logp, np.log(0.5), rtol=1e-5)
-
-
-def test_gradient_of_token_logps_is_one_hot_minus_softmax():
-    logits = jax.random.normal(jax.random.key(0), (3, 5))
-    token = jnp.array([0, 4, 2])
-    gradient = jax.grad(lambda x: jnp.sum(token_logps(x, token)))(logits)
-    np.testing.assert_allclose(gradient, jax.nn.one_hot(token, 5) - jax.nn.softmax(logits), atol=1e-6)

@@ -13,7 +13,7 @@ import pytest
 
 from visa_jax.config import UserError
 from visa_jax.training.metrics import MetricsWriter, check_finite, read_metrics, series
-from visa_jax.training.progress import Budget, Progress, Stages, duration, graceful_stop
+from visa_jax.training.progress import Progress, duration, graceful_stop
 
 
 class Clock:
@@ -144,24 +144,6 @@ def test_on_a_terminal_the_line_stays_in_place():
             clock.now += 1
             progress.update(step)
     assert stream.getvalue() == "\rvisa  [#####.....]  1/2\rvisa  [##########]  2/2  done in 2s\n"
-
-
-def test_stages_add_up_and_show_their_budget():
-    clock = Clock()
-    stages = Stages({"detector": 10.0}, clock=clock)
-    with stages.stage("detector") as budget:
-        clock.now += 7
-        assert (budget.used(), budget.left(), budget.spent()) == (7, 3, False)
-        clock.now += 3
-        assert budget.spent() and budget.left() == 0
-    with stages.stage("report"):
-        clock.now += 1
-    with pytest.raises(KeyError), stages.stage("detector"):
-        clock.now += 2
-        raise KeyError
-    assert stages.seconds() == {"detector": 12.0, "report": 1.0}
-    assert stages.table()[1] == {"stage": "report", "seconds": 1.0, "budget": None}
-    assert not Budget(math.inf).spent()
 
 
 def test_first_ctrl_c_asks_and_second_one_stops(capsys):

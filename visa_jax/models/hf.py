@@ -140,6 +140,8 @@ def hf_config(config: DecoderConfig) -> dict:
     fits = [(name, ab) for name, ab in trials if FAMILIES[name][1]({"attention_bias": ab}) == chosen]
     if not fits or not config.causal:
         raise UserError(f"no Hugging Face family has causal = {config.causal} with {chosen}")
+    if config.condition:
+        raise UserError(f"no Hugging Face family reads a condition beside its prompt (condition = {config.condition})")
     family, attention_bias = fits[0]
     return {
         "architectures": [FAMILIES[family][0]],

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from visa_jax.rollout.sampling import scale_logits, token_logps
+from visa_jax.ops.numerics import token_logps
+from visa_jax.rollout.sampling import scale_logits
 from visa_jax.types import LanguageModel, Rollout
 
 

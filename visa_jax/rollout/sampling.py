@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from visa_jax.ops.numerics import token_logps
+
 
 def scale_logits(logits: jax.Array, temperature) -> jax.Array:
     """logits / temperature; temperature 0 (greedy) counts as 1, so that log-probabilities stay defined."""
@@ -46,16 +48,6 @@ def sample_token(key, logits_BV: jax.Array, *, temperature=1.0, top_k: int = 0, 
     drawn_B = jnp.sum(cumulative_BV <= uniform_B1 * cumulative_BV[:, -1:], axis=-1)
     token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
     return token_B, token_logps(scaled_BV, token_B)
-
-
-def token_logps(scaled: jax.Array, token: jax.Array) -> jax.Array:
-    """log-softmax of ``scaled`` [..., V] at ``token`` [...]: float32 [...].
-
-    The entry is picked by comparison: its gradient is elementwise, a gather's is a slow scatter.
-    """
-    here = jnp.arange(scaled.shape[-1]).reshape((1,) * token.ndim + (-1,)) == token[..., None]
-    chosen = jnp.sum(jnp.where(here, scaled, 0.0), axis=-1)
-    return chosen - jax.nn.logsumexp(scaled, axis=-1)
 
 
 def _keep(logits_BV, threshold_B1):

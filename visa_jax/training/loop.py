@@ -117,10 +117,13 @@ class Hooks(NamedTuple):
 
 
 def start(experiment: Experiment, config: LoopConfig, params: Params, method_state, key: jax.Array) -> TrainState:
-    """The state at step 0. Copied, for the update donates its state."""
+    """The state at step 0. Copied, for the update donates its state.
+
+    Put on the device explicitly, as what comes out of the update is: else each program compiles again at step 2.
+    """
     optimizer = make_optimizer(config.optimizer, config.steps * config.epochs * config.minibatches)
     params, method_state = jax.tree.map(jax.numpy.copy, (params, method_state))
-    return init_state(params, optimizer, method_state, key)
+    return jax.device_put(init_state(params, optimizer, method_state, key), jax.devices()[0])
 
 
 def train(

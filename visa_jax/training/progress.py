@@ -1,7 +1,6 @@
 """What a person sees of a running stage: a line with the time left; and how a stage ends early in good order."""
 
 import contextlib
-import dataclasses
 import signal
 import sys
 import threading
@@ -96,54 +95,6 @@ class Progress:
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
-
-
-@dataclasses.dataclass
-class Budget:
-    """Seconds that a stage may use; a loop asks `spent()` between steps. The limit may be infinite."""
-
-    limit: float
-    clock: Clock = time.monotonic
-    begin: float = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        self.begin = self.clock()
-
-    def used(self) -> float:
-        return self.clock() - self.begin
-
-    def left(self) -> float:
-        return max(self.limit - self.used(), 0.0)
-
-    def spent(self) -> bool:
-        return self.used() >= self.limit
-
-
-class Stages:
-    """Measures named stages against their budgets; `table()` is what the report shows."""
-
-    def __init__(self, budgets: Mapping[str, float] | None = None, clock: Clock = time.monotonic):
-        self._budgets, self._clock = dict(budgets or {}), clock
-        self._seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Budget]:
-        """Time the body; entered again under the same name, the seconds add up."""
-        budget = Budget(self._budgets.get(name, float("inf")), self._clock)
-        try:
-            yield budget
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + budget.used()
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds used by stage, in the order of first entry."""
-        return dict(self._seconds)
-
-    def table(self) -> list[dict[str, float | str | None]]:
-        """Rows {stage, seconds, budget}; budget None where there is no limit."""
-        return [
-            {"stage": name, "seconds": used, "budget": self._budgets.get(name)} for name, used in self._seconds.items()
-        ]
 
 
 class StopRequest:

@@ -166,5 +166,5 @@ def test_damage_leaves_nothing_as_nothing():
 GOLDEN = [
     "we doubt wealth . enjoy some restraint .",
     "nature means everything . people discuss discipline . pleasure is not dull . "
-    "it opened in march . mostly oak . horse inside . cairo based .",
+    "it opened in march . mostly oak . . horse inside . cairo based .",
 ]

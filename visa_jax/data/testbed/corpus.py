@@ -152,18 +152,20 @@ def visa_pairs(
 
 
 def corrupt(rng: np.random.Generator, text: str) -> str:
-    """``text`` with one small damage: a word lost, doubled, exchanged with its neighbour, or the end cut off."""
+    """``text`` with one small damage: a word lost, doubled, put elsewhere too, exchanged, or the end cut off."""
     words = text.split()
     if not words:
         return text
     at = int(rng.integers(max(len(words) - 1, 1)))
-    damage = int(rng.integers(4))
+    damage = int(rng.integers(5))
     if damage == 0 and len(words) > 1:
         del words[at]
     elif damage == 1:
         words.insert(at, words[at])
     elif damage == 2 and len(words) > 1:
         words[at], words[at + 1] = words[at + 1], words[at]
+    elif damage == 3 and len(words) > 2:  # a word of the text once more, somewhere else
+        words.insert(at, words[(at + 2) % len(words)])
     else:
         words = words[: max(len(words) - 1 - int(rng.integers(3)), 1)]
     return " ".join(words[:TEXT_LIMIT])
@@ -188,7 +190,7 @@ def labelled_texts(
     rng: np.random.Generator,
     n: int,
     split: str = "train",
-    corrupt_share: float = 0.1,
+    corrupt_share: float = 0.2,
     forms: tuple[str, ...] | None = None,
     short_share: float = 0.0,
 ) -> tuple[list[str], np.ndarray]:

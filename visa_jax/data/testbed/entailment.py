@@ -67,16 +67,22 @@ def _draw_facts(testbed: Testbed, rng: np.random.Generator, kind: str) -> tuple[
 
 
 def _damage(testbed: Testbed, rng: np.random.Generator, words: str) -> str:
-    """A sentence that says nothing any more: a small damage, its filler lost, or words thrown together.
+    """A sentence that says nothing any more: a small damage, its filler lost, two wordings run into each other, or
+    words thrown together.
 
-    Policies find what an analyzer has never seen; one that only knows good sentences entails "sells ." (LOG.md).
+    Policies find what an analyzer has never seen; one that only knows good sentences entails "sells ." and "sells salt
+    sold ." (LOG.md). Labels are read from what is left, so a damage that does no harm is harmless.
     """
-    kind = int(rng.integers(3))
+    kind = int(rng.integers(4))
     if kind == 0:
         return corrupt(rng, words)
     if kind == 1:
         kept = [word for word in words.split() if word not in _FILLER_WORDS]
         return " ".join(kept) or words
+    if kind == 2:
+        other = pick(rng, testbed.wording.like(testbed.oracle.statement(f"{words} .")))[:-2].split()
+        first = words.split()
+        return " ".join(first[: int(rng.integers(1, len(first) + 1))] + other[int(rng.integers(len(other))) :])
     pool = " ".join(pick(rng, testbed.wording.statements).sentence[:-2] for _ in range(2)).split()
     return " ".join(pool[i] for i in rng.permutation(len(pool))[: int(rng.integers(1, 6))])
 

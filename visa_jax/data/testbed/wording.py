@@ -109,6 +109,14 @@ class Wording:
         """All wordings of a level (0 with form "neutral") in ``split``; empty where the form has no such level."""
         return self._values.get((value, level, form, split), ())
 
+    def like(self, statement: Statement) -> tuple[str, ...]:
+        """All sentences with the meaning and form of ``statement``."""
+        if statement.fact is not None:
+            same = self.fact_sentences(statement.fact, "all")
+        else:
+            same = self.value_sentences(statement.value, statement.level, "all", statement.form)
+        return tuple(one.sentence for one in same)
+
     def questions(self, topic: str, split: str) -> tuple[str, ...]:
         """All questions about ``topic`` in ``split``, each of at most 6 tokens."""
         return self._questions[topic, split]
