@@ -40,7 +40,7 @@ def get_config(arg=None):
     config.seed = options.seed
     config.mode = "fast" if options.fast else "full" if options.full else "standard"
     config.judged_rows = 64 if options.fast else 256  # rewrites a method is judged on
-    config.judged_questions = 8 if options.fast else 48  # questions under each of 51 preferences
+    config.judged_questions = 8 if options.fast else 64  # questions under each of 51 preferences
     config.fishwood = ("",) if options.fast else FISHWOOD
     for branch, stages in STAGES.items():
         if options.full and branch == "moc":

@@ -10,9 +10,11 @@ import pytest
 
 from visa_jax.cli import main as cli
 from visa_jax.cli.experiment import VisaParts, make_visa_set, open_visa
+from visa_jax.cli.generate import prompt_of
 from visa_jax.cli.judging import loop_texts, make_loop
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.train import read_config
+from visa_jax.training.roles import RoleConfig
 from visa_jax.types import VALUES
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -116,10 +118,13 @@ def test_drawing_is_steered_by_its_settings(chain, call):
 
 
 def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
-    asked = []
+    """The start of MOC answers whatever the preference; MOC is told it beside the prompt."""
+    asked, told = [], []
 
     def complete(lm, params, ids, key, **settings):
         asked.append(ids)
+        told.append(list(settings["condition"]))
+        assert ("condition" in params) == (len(told) == 3)
         return ids[:1], False
 
     monkeypatch.setattr("visa_jax.cli.generate.complete", complete)
@@ -127,11 +132,14 @@ def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
         model = f"--model={chain.directory / name}"
         assert call("generate", model, f"--prompt={QUESTION}", *flags)[0] == 0
     tokenizer = open_run(chain.directory / "base", "run").tokenizer
-    assert [tokenizer.decode(ids) for ids in asked] == [
-        f"<bos> {QUESTION} <sep>",
-        f"<bos> <rm1_score> <1.> <.0> <.00> <rm2_score> <0.> <.0> <.00> {QUESTION} <sep>",
-        f"<bos> <rm1_score> <0.> <.3> <.07> <rm2_score> <0.> <.6> <.03> {QUESTION} <sep>",
-    ]
+    assert [tokenizer.decode(ids) for ids in asked] == [f"<bos> {QUESTION} <sep>"] * 3
+    assert told == [[], [1.0, 0.0], [0.37, 0.63]]
+
+
+def test_tags_stand_before_the_question_where_the_start_was_trained_with_them():
+    role = RoleConfig(role="moc_sft", preferences=((0.5, 0.5),), preference_encoding="text")
+    said = prompt_of("moc_sft", None, role, QUESTION, [0.37, 0.63])
+    assert said == f"<bos> <rm1_score> <0.> <.3> <.07> <rm2_score> <0.> <.6> <.03> {QUESTION} <sep>"
 
 
 @pytest.mark.parametrize("name", ["visa_sft", "visa"])

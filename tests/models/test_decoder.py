@@ -76,7 +76,8 @@ def test_condition_is_added_to_every_token_of_the_prompt(tiny, build, tokens):
     np.testing.assert_array_equal(silent.last_hidden_ND, without.last_hidden_ND)
     told = lm.prefill(params, prompt, mask, condition)
     for row in range(2):
-        table, one = bare["embedding"] + kernel.shape[1] ** 0.5 * condition[row] @ kernel, slice(row, row + 1)
+        added, one = kernel.shape[1] ** 0.5 * condition[row] @ kernel, slice(row, row + 1)
+        table = bare["embedding"] + added[None, :]
         spelled = plain_lm.prefill({**bare, "embedding": table}, prompt[one], mask[one])
         np.testing.assert_allclose(told.last_hidden_ND[row], spelled.last_hidden_ND[0], atol=2e-5)
         assert float(jnp.abs(told.last_hidden_ND[row] - without.last_hidden_ND[row]).max()) > 0.01

@@ -150,14 +150,17 @@ def make_moc_set(parts: MocParts, questions: int, *, unseen: bool, grid: int = 1
 def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, params: Params, seed: int = 0) -> Judged:
     """Sample one completion per preference and question; judge by the held-out models (``learned_*``) and the oracle.
 
-    Where there is no oracle, its figures are left out.
+    Every preference meets the same questions and the same noise (common random numbers), so that what differs between
+    preferences is the preference's doing. Where there is no oracle, its figures are left out.
     """
     config, source = parts.config, parts.source
     count = len(fixed.questions)
     asked = [q for _ in fixed.preference_PK for q in fixed.questions]
-    preference = np.repeat(fixed.preference_PK, count, axis=0)
-    prompts = moc_prompts(source, asked, preference, config.preference_encoding)
-    texts = parts.sample(params, prompts, jax.random.key(seed), config.loop.temperature).texts
+    texts: list[str] = []
+    for preference_K in fixed.preference_PK:
+        stated_EK = np.tile(preference_K, (count, 1))
+        prompts = moc_prompts(source, fixed.questions, stated_EK, config.preference_encoding)
+        texts += parts.sample(params, prompts, jax.random.key(seed), config.loop.temperature).texts
     learned_PEK = _grid(learned_rewards(parts, parts.judges, asked, texts), fixed)
     learned = _front(config, normalizer, fixed, learned_PEK)
     kinds, row = {"learned": learned_PEK}, {f"learned_{name}": value for name, value in learned.items()}

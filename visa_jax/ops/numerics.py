@@ -56,7 +56,7 @@ def token_logps(logits: Array, token: Array) -> Array:
       ``[...]`` log-probabilities, at most 0.
     """
     logits = as_float(logits)
-    here = jnp.arange(logits.shape[-1]).reshape((1,) * token.ndim + (-1,)) == token[..., None]
+    here = jnp.arange(logits.shape[-1], dtype=token.dtype).reshape((1,) * token.ndim + (-1,)) == token[..., None]
     chosen = jnp.sum(jnp.where(here, logits, 0.0), axis=-1)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
