@@ -12,14 +12,14 @@ from visa_jax_configs.common import data, fit, parse_arg, policy
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, tiny=False, seed=0, steps=700)
+    options = parse_arg(arg, tiny=False, seed=0, steps=900)
     config = ConfigDict()
     config.data = data()
     config.start = ""
     role = config.role = ConfigDict()
     role.role = "base"
     role.seed = options.seed
-    role.rows = 16800
+    role.rows = 21600
     role.trunk = policy()
     role.fit = fit(steps=options.steps if options.tiny else 2 * options.steps, batch_size=24, learning_rate=4e-3)
     return config

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job on a fresh machine: VISA and MOC trained, evaluated and compared on the embedded testbed.
 #
-#   bash launch/quickstart.sh            meant for 10 to 15 minutes on 2 cores; not measured yet
+#   bash launch/quickstart.sh            14 minutes on 2 cores, without the environment (LOG.md)
 #   bash launch/quickstart.sh --fast     a sixth of every stage
 #   bash launch/quickstart.sh --full     one more baseline (-MSE alone)
 #   further flags: --seed=N --workdir=runs/quickstart

@@ -1,8 +1,8 @@
 """The two branches of the quickstart, each a sequence of the commands that a user could type.
 
     moc    detector, analyzer -> (the base of the other branch) -> moc_sft -> reward models -> MOC and its baselines ->
-           translator -> judged
-    visa   base -> SFT -> (detector and analyzer of the other branch) -> GRPO -> judged; FishWood
+           judged
+    visa   base -> SFT -> (detector and analyzer of the other branch) -> GRPO -> translator -> judged; FishWood
 
 A branch writes ``<workdir>/<branch>.json`` (its share of summary.json), curves/ and samples/.
 """
