@@ -24,11 +24,11 @@ def causal_bias(mask_BT: jax.Array, causal: bool = True) -> jax.Array:
     return jnp.where(seen | jnp.eye(length, dtype=bool)[None], 0.0, MASKED)
 
 
-def segment_bias(token_BT: jax.Array, end: int) -> jax.Array:
-    """float32 [B, T, S], 0 within a segment, else MASKED; the token ``end`` closes a segment and belongs to it."""
-    closes_BT = (token_BT == end).astype(jnp.int32)
+def same_segment(closes_BT: jax.Array) -> jax.Array:
+    """bool [B, T, S]: whether two tokens stand in one segment; a token that closes a segment belongs to it."""
+    closes_BT = closes_BT.astype(jnp.int32)
     segment_BT = jnp.cumsum(closes_BT, axis=1) - closes_BT
-    return jnp.where(segment_BT[:, :, None] == segment_BT[:, None, :], 0.0, MASKED)
+    return segment_BT[:, :, None] == segment_BT[:, None, :]
 
 
 def positions(mask_BT: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from visa_jax.models.cache import (
     positions,
     prefix_layers,
     prefix_lengths,
-    segment_bias,
+    same_segment,
 )
 from visa_jax.models.layers import MASKED, Block, Linear, Norm, declare, draw_params, rope_angles
 from visa_jax.types import LanguageModel, Prefix
@@ -89,7 +89,7 @@ class Decoder(nnx.Module):
         """Hidden states [B, T, D] after the final norm."""
         bias = causal_bias(mask_BT, self.config.causal)
         if self.config.segment_end is not None:
-            bias = bias + segment_bias(tokens_BT, self.config.segment_end)
+            bias = jnp.where(same_segment(tokens_BT == self.config.segment_end), bias, MASKED)
         return self._blocks(
             self._embed(tokens_BT), positions(mask_BT), lambda q, k, v, _: (_attend(q, k, v, bias), None)
         )[0]

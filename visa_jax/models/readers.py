@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from visa_jax.models.cache import same_segment
 from visa_jax.models.heads import linear
 from visa_jax.types import Array, LanguageModel, Params
 
@@ -83,9 +84,7 @@ def make_analyzer(lm: LanguageModel, *, stop_id: int) -> tuple[Callable, Callabl
         out_BTO = linear(head["out"], jax.nn.gelu(linear(head["compare"], features_BTF)))
         objection_BT, support_BT = (jnp.where(mask_BT, jax.nn.softplus(out_BTO[..., i]), 0.0) for i in (0, 2))
         claim_BT = jnp.where(mask_BT, out_BTO[..., 1], 0.0)
-        stop_BT = (token_BT == stop_id) & mask_BT
-        sentence_BT = jnp.cumsum(stop_BT, axis=1) - stop_BT  # its number; the closing stop belongs to it
-        same_BTT = (sentence_BT[:, :, None] == sentence_BT[:, None, :]).astype(objection_BT.dtype)
+        same_BTT = same_segment((token_BT == stop_id) & mask_BT).astype(objection_BT.dtype)
         claim_BT, objection_BT, support_BT = (
             jnp.einsum("btu,bu->bt", same_BTT, x_BT) for x_BT in (claim_BT, objection_BT, support_BT)
         )
