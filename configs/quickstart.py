@@ -3,8 +3,8 @@
     bash launch/quickstart.sh            # 14 minutes on 2 cores beside the environment (LOG.md)
     visa-jax quickstart --workdir=runs/quickstart
 
-Two branches run side by side, one core each. `fast` cuts every stage to a sixth (it shows that all works, not what the
-methods can do); `full` adds the -MSE-alone row.
+Two branches run side by side, one core each, and take about equally long. `fast` cuts every stage to a sixth (it shows
+that all works, not what the methods can do); `full` adds the -MSE-alone row.
 """
 
 from ml_collections import ConfigDict
@@ -18,15 +18,15 @@ STAGES = {
         "analyzer": ("analyzer", "", 200, 120),
         "moc_sft": ("moc_sft", "", 100, 50),
         "reward_helpful": ("reward_model", "objective=0", 200, 80),
-        "reward_warm": ("reward_model", "objective=1", 150, 60),
         "moc": ("moc", "", 70, 110),
         "fixed_half": ("moc", "fixed_half", 70, 110),
         "linear_ppo": ("moc", "linear_ppo", 70, 110),
     },
     "visa": {
         "base": ("base", "", 900, 240),
+        "reward_warm": ("reward_model", "objective=1", 150, 70),
         "visa_sft": ("visa_sft", "", 250, 110),
-        "visa": ("visa", "", 210, 330),
+        "visa": ("visa", "", 120, 180),
         "translator": ("translator", "", 150, 40),
     },
 }

@@ -1,10 +1,12 @@
 """The two branches of the quickstart, each a sequence of the commands that a user could type.
 
-    moc    detector, analyzer -> (the base of the other branch) -> moc_sft -> reward models -> MOC and its baselines ->
-           judged
-    visa   base -> SFT -> (detector and analyzer of the other branch) -> GRPO -> translator -> judged; FishWood
+    moc    detector, analyzer -> (the other branch's base) -> moc_sft, a reward model -> (the other branch's reward
+           model) -> MOC and its baselines -> judged
+    visa   base -> a reward model of MOC, SFT -> (detector and analyzer of the other branch) -> GRPO -> translator ->
+           judged; FishWood
 
-A branch writes ``<workdir>/<branch>.json`` (its share of summary.json), curves/ and samples/.
+Which stage runs where is a matter of equal times (configs/quickstart.py); a stage waits for the runs it needs. A
+branch writes ``<workdir>/<branch>.json`` (its share of summary.json), curves/ and samples/.
 """
 
 import collections
@@ -14,7 +16,7 @@ import time
 from pathlib import Path
 
 from visa_jax.cli.evaluate import evaluate_moc, evaluate_visa, load_normalizer
-from visa_jax.cli.experiment import open_moc, open_visa
+from visa_jax.cli.experiment import MocRuns, VisaRuns, open_moc, open_visa
 from visa_jax.cli.flags import load_config_file
 from visa_jax.cli.judging import Judged
 from visa_jax.cli.runs import open_run
@@ -101,11 +103,15 @@ def run_stage(branch: Branch, name: str, spec) -> None:
 
 def _train(branch: Branch, page, folder: Path, name: str) -> None:
     config = read_config(page)
-    if config.method == "visa":
-        for needed in (config.runs.detector, config.runs.analyzer):
-            wait_for(Path(needed))
+    for needed in _needed_runs(config.runs):
+        wait_for(Path(needed))
     parts = open_visa(config) if config.method == "visa" else open_moc(config)
     train_run(parts, folder, title=name)
+
+
+def _needed_runs(runs: VisaRuns | MocRuns) -> tuple[str, ...]:
+    """What has to be there before an RL run; a translator reads only wishes in plain words."""
+    return (runs.start, *runs.rewards) if isinstance(runs, MocRuns) else (runs.start, runs.detector, runs.analyzer)
 
 
 def _runs_below(workdir: Path, page) -> dict:

@@ -36,8 +36,8 @@ def test_answers_say_what_they_were_made_to_say(split):
         assert meaning.facts == answer.facts and len(answer.facts) == 3
         np.testing.assert_array_equal(meaning.values, answer.values)
         assert 1 <= np.count_nonzero(answer.values) <= 2
-        stated = [BED.oracle.statement(sentence).fact for sentence in split_sentences(answer.text)]
-        order = [SLOTS.index(fact.slot) for fact in stated if fact]
+        stated = [BED.oracle.statement(sentence) for sentence in split_sentences(answer.text)]
+        order = [SLOTS.index(s.fact.slot) if s.fact else len(SLOTS) + s.value for s in stated]  # facts, then values
         assert order == sorted(order)
         assert count_tokens(answer.text) <= TEXT_LIMIT and count_tokens(question_text) <= 6
 

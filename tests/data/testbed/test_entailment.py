@@ -8,6 +8,7 @@ import pytest
 from visa_jax.data.testbed import make_testbed
 from visa_jax.data.testbed.corpus import TEXT_LIMIT
 from visa_jax.data.testbed.entailment import KINDS, label_sentences, pairs
+from visa_jax.data.testbed.oracle import split_sentences
 from visa_jax.data.testbed.wording import count_tokens
 
 BED = make_testbed(0)
@@ -58,6 +59,17 @@ def test_labels_are_balanced_enough_and_damage_occurs():
     damaged = sum(BED.oracle.statement(s) is None for pair in drawn for s in pair.sentences)
     # one sentence in ten is damaged, and a few of those still read as a sentence
     assert 0.08 < damaged / sum(len(pair.sentences) for pair in drawn) < 0.11
+
+
+@pytest.mark.parametrize(("split", "other"), [("train", "test"), ("test", "train")])
+def test_no_sentence_is_a_wording_of_the_other_split(split, other):
+    """Not even one that a damage made: half of the sentences are damaged here."""
+    drawn = pairs(BED, np.random.default_rng(3), 1500, split, damage=0.5)
+    texts = [text for pair in drawn for text in (pair.premise, pair.hypothesis)]
+    sentences = {sentence for text in texts for sentence in split_sentences(text)}
+    read = {sentence: BED.oracle.statement(sentence) for sentence in sentences}
+    strays = [s for s, meaning in read.items() if meaning and s in BED.wording.like(meaning, other)]
+    assert len(sentences) > 3000 and not strays
 
 
 def test_same_fact_in_other_words_is_entailed_often():

@@ -71,16 +71,15 @@ def compose(
 ) -> str | None:
     """A text that says exactly this, in random wording; None if 20 draws all exceed ``limit`` tokens.
 
-    Facts come in the order of ``SLOTS``, values anywhere between them: people tell things in a customary order, and a
-    rewriter of this size learns in minutes to go through a text from its beginning to its end (LOG.md).
+    Facts come first, in the order of ``SLOTS``, then values, in the order of ``VALUES``: people tell things in a
+    customary order, and a rewriter of this size learns in minutes to go through a text, and through the levels asked
+    for, from beginning to end (LOG.md).
     """
-    wording, ordered = testbed.wording, sorted(facts, key=lambda fact: SLOTS.index(fact.slot))
+    ordered = sorted(facts, key=lambda fact: SLOTS.index(fact.slot))
     for _ in range(20):
-        statements = [wording.draw_fact(rng, fact, split) for fact in ordered]
-        statements += [wording.draw_value(rng, value, level, split) for value, level in levels]
-        order = rng.permutation(len(statements))
-        order[np.flatnonzero(order < len(facts))] = np.arange(len(facts))
-        text = " ".join(statements[i].sentence for i in order)
+        sentences = [testbed.wording.draw_fact(rng, fact, split).sentence for fact in ordered]
+        sentences += [testbed.wording.draw_value(rng, value, level, split).sentence for value, level in sorted(levels)]
+        text = " ".join(sentences)
         if count_tokens(text) <= limit:
             return text
     return None

@@ -6,7 +6,7 @@ The testbed's base model has to learn that from somewhere, so each kind teaches 
     restated   question <sep> text <sep> text ...        the same facts in other words, beside other values: copying
     described  question <sep> answer <sep> answer ...    true facts only: knowledge
     glossary   <level> sentence <level> sentence ...     what a level token means
-    expressed  <level> <level> <sep> sentences <sep> ... levels first, their sentences in any order
+    expressed  <level> <level> <sep> sentences <sep> ... levels first, then their sentences
 
 No kind joins two of them: no level stands beside a text whose facts are kept, which is what a rewriter has to learn,
 and nothing here has a preference in it, which is what MOC has to learn.
@@ -84,8 +84,8 @@ def _glossary(testbed: Testbed, rng: np.random.Generator, split: str) -> Iterato
 
 def _expressed(testbed: Testbed, rng: np.random.Generator, split: str) -> Iterator[str]:
     while True:
-        levels = draw_levels(rng, int(rng.integers(1, 4)))
-        names = " ".join(level_token(value, level) for value, level in sorted(levels))
+        levels = sorted(draw_levels(rng, int(rng.integers(1, 4))))
+        names = " ".join(level_token(value, level) for value, level in levels)
         sentences = [testbed.wording.draw_value(rng, value, level, split).sentence for value, level in levels]
         yield f"{names} {SEP} {' '.join(sentences)} {SEP}"
 

@@ -66,25 +66,40 @@ def _draw_facts(testbed: Testbed, rng: np.random.Generator, kind: str) -> tuple[
     return premise, kept + extra
 
 
-def _damage(testbed: Testbed, rng: np.random.Generator, words: str) -> str:
+def _damage(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
     """A sentence that says nothing any more: a small damage, its filler lost, two wordings run into each other, or
-    words thrown together.
+    words thrown together; never by chance a wording that ``split`` does not have.
 
     Policies find what an analyzer has never seen; one that only knows good sentences entails "sells ." and "sells salt
     sold ." (LOG.md). Labels are read from what is left, so a damage that does no harm is harmless.
     """
-    kind = int(rng.integers(4))
-    if kind == 0:
-        return corrupt(rng, words)
-    if kind == 1:
-        kept = [word for word in words.split() if word not in _FILLER_WORDS]
-        return " ".join(kept) or words
-    if kind == 2:
-        other = pick(rng, testbed.wording.like(testbed.oracle.statement(f"{words} .")))[:-2].split()
-        first = words.split()
-        return " ".join(first[: int(rng.integers(1, len(first) + 1))] + other[int(rng.integers(len(other))) :])
-    pool = " ".join(pick(rng, testbed.wording.statements).sentence[:-2] for _ in range(2)).split()
+    damaged = _DAMAGES[int(rng.integers(len(_DAMAGES)))](testbed, rng, words, split)
+    left = testbed.oracle.statement(f"{damaged} .")
+    known = left is None or f"{damaged} ." in testbed.wording.like(left, split)
+    return damaged if known else words
+
+
+def _lose_filler(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
+    return " ".join(word for word in words.split() if word not in _FILLER_WORDS) or words
+
+
+def _blend(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
+    """The start of one wording and the end of another of the same meaning."""
+    same = testbed.wording.like(testbed.oracle.statement(f"{words} ."), split)
+    first, other = words.split(), pick(rng, same)[:-2].split()
+    return " ".join(first[: int(rng.integers(1, len(first) + 1))] + other[int(rng.integers(len(other))) :])
+
+
+def _throw_together(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
+    """One to five words of a fact's sentence and a value's, shuffled."""
+    slot, (value, level) = pick(rng, SLOTS), draw_levels(rng, 1)[0]
+    fact = testbed.wording.draw_fact(rng, Fact(slot, pick(rng, FILLERS[slot])), split)
+    stance = testbed.wording.draw_value(rng, value, level, split)
+    pool = fact.sentence[:-2].split() + stance.sentence[:-2].split()
     return " ".join(pool[i] for i in rng.permutation(len(pool))[: int(rng.integers(1, 6))])
+
+
+_DAMAGES = (lambda testbed, rng, words, split: corrupt(rng, words), _lose_filler, _blend, _throw_together)
 
 
 def _write(testbed: Testbed, rng: np.random.Generator, facts: list[Fact], split: str, damage: float) -> str:
@@ -95,7 +110,7 @@ def _write(testbed: Testbed, rng: np.random.Generator, facts: list[Fact], split:
     sentences = []
     for i in rng.permutation(len(drawn)):
         words = drawn[i].sentence[:-2]
-        sentences.append(f"{_damage(testbed, rng, words) if rng.random() < damage else words} .")
+        sentences.append(f"{_damage(testbed, rng, words, split) if rng.random() < damage else words} .")
     return " ".join(sentences)
 
 

@@ -109,12 +109,12 @@ class Wording:
         """All wordings of a level (0 with form "neutral") in ``split``; empty where the form has no such level."""
         return self._values.get((value, level, form, split), ())
 
-    def like(self, statement: Statement) -> tuple[str, ...]:
-        """All sentences with the meaning and form of ``statement``."""
+    def like(self, statement: Statement, split: str) -> tuple[str, ...]:
+        """All sentences of ``split`` with the meaning and form of ``statement``."""
         if statement.fact is not None:
-            same = self.fact_sentences(statement.fact, "all")
+            same = self.fact_sentences(statement.fact, split)
         else:
-            same = self.value_sentences(statement.value, statement.level, "all", statement.form)
+            same = self.value_sentences(statement.value, statement.level, split, statement.form)
         return tuple(one.sentence for one in same)
 
     def questions(self, topic: str, split: str) -> tuple[str, ...]:
