@@ -118,7 +118,7 @@ def test_drawing_is_steered_by_its_settings(chain, call):
 
 
 def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
-    """The start of MOC answers whatever the preference; MOC is told it beside the prompt."""
+    """The start of MOC answers without a preference; MOC is told it beside the prompt."""
     asked, told = [], []
 
     def complete(lm, params, ids, key, **settings):
@@ -128,17 +128,17 @@ def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
         return ids[:1], False
 
     monkeypatch.setattr("visa_jax.cli.generate.complete", complete)
-    for name, *flags in (("base",), ("moc_sft", "--preference=1,0"), ("moc", "--preference=0.37,0.63")):
+    for name, *flags in (("base",), ("moc_sft",), ("moc", "--preference=0.37,0.63")):
         model = f"--model={chain.directory / name}"
         assert call("generate", model, f"--prompt={QUESTION}", *flags)[0] == 0
     tokenizer = open_run(chain.directory / "base", "run").tokenizer
     assert [tokenizer.decode(ids) for ids in asked] == [f"<bos> {QUESTION} <sep>"] * 3
-    assert told == [[], [1.0, 0.0], [0.37, 0.63]]
+    assert told == [[], [], [0.37, 0.63]]
 
 
 def test_tags_stand_before_the_question_where_the_start_was_trained_with_them():
     role = RoleConfig(role="moc_sft", preferences=((0.5, 0.5),), preference_encoding="text")
-    said = prompt_of("moc_sft", None, role, QUESTION, [0.37, 0.63])
+    said = prompt_of("moc_sft", role, QUESTION, [0.37, 0.63])
     assert said == f"<bos> <rm1_score> <0.> <.3> <.07> <rm2_score> <0.> <.6> <.03> {QUESTION} <sep>"
 
 
@@ -151,12 +151,13 @@ def test_a_rewriter_is_given_its_prompt_as_it_stands(name, chain, call):
 
 GENERATE = [
     (["--model=nowhere"], "--model: nowhere does not exist"),
-    (["--model={moc}"], "--preference: is needed, {moc} holds a run of 'moc'"),
+    (["--model={moc}"], "--preference: is needed, {moc} was trained to read one"),
     (["--model={moc}", "--preference=0.3,0.8"], "--preference=0.3,0.8: is off the simplex"),
     (["--model={moc}", "--preference=-0.5,1.5"], "--preference=-0.5,1.5: is off the simplex"),
     (["--model={moc}", "--preference=nan,1"], "--preference=nan,1: is off the simplex"),
     (["--model={moc}", "--preference=a,b"], "--preference=a,b: expected numbers"),
     (["--model={moc}", "--preference=0.2,0.3,0.5"], "--preference: 3 numbers for a run with 2 objectives"),
+    (["--model={moc_sft}", "--preference=0.5,0.5"], "--preference: {moc_sft} was not trained to read one"),
     (["--model={base}", "--preference=0.5,0.5"], "--preference: {base} holds a run of 'base', only a MOC run can"),
     (["--model={detector}"], "--model: {detector} holds a run of 'detector', expected"),
     (["--model={base}", "--prompt="], "--prompt: is empty"),
@@ -170,7 +171,7 @@ GENERATE = [
 
 @pytest.mark.parametrize(("flags", "message"), GENERATE, ids=lambda x: x if isinstance(x, str) else "")
 def test_generate_refuses_in_one_line(flags, message, chain, call, compiles):
-    places = {name: str(chain.directory / name) for name in ("moc", "base", "detector")}
+    places = {name: str(chain.directory / name) for name in ("moc", "moc_sft", "base", "detector")}
     flags = [flag.format(**places) for flag in flags]
     if not any(flag.startswith("--prompt") for flag in flags):
         flags.append(f"--prompt={QUESTION}")

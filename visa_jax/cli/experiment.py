@@ -18,7 +18,7 @@ from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, 
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
-from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt
+from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt, condition_size
 from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_readers, make_sampler
 from visa_jax.methods import moc as moc_method
@@ -272,7 +272,7 @@ def open_moc(config: MocTrainConfig) -> MocParts:
         "config.preference_encoding",
         f"is {encoding!r}, but {config.runs.start} was trained with {role.preference_encoding!r}",
     )
-    condition = len(config.moc.reward_names) if encoding == "prefix" else 0
+    condition = condition_size(encoding, len(config.moc.reward_names))
     decoder = decoder_config(source, role.trunk, condition)
     lm, _ = make_decoder(decoder)
     params = dict(start.params)

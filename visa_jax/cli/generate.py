@@ -25,7 +25,7 @@ from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import UserError, from_config_dict, load_config
 from visa_jax.data.symbols import BOS
-from visa_jax.data.template import answer_prompt, moc_prompt
+from visa_jax.data.template import answer_prompt, condition_size, moc_prompt
 from visa_jax.data.tokenizer import decode_batch, pad_id
 from visa_jax.evaluation.run import complete
 from visa_jax.models import load_pretrained, make_decoder
@@ -34,6 +34,7 @@ from visa_jax.types import LanguageModel, Params
 
 WRITERS = ("base", "visa_sft", "moc_sft", "visa", "moc")
 STEERED = ("moc_sft", "moc")
+REWRITERS = ("visa_sft", "visa")
 
 
 class Writer(NamedTuple):
@@ -132,19 +133,22 @@ def _open_pretrained(directory: Path, prompt: str) -> Writer:
 
 def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> Writer:
     kind = run_kind(load_config(directory))
-    if preference is None and kind in STEERED:
-        raise UsageError(f"--preference: is needed, {directory} holds a run of {kind!r}")
     if preference is not None and kind not in STEERED:
         raise UserError(f"--preference: {directory} holds a run of {kind!r}, only a MOC run can be steered by one")
     found = open_run(directory, "--model", WRITERS, made_by="visa-jax train or supervise")
     source = make_source(from_config_dict(DataConfig, found.config.data, f"{directory}/config.json: data"))
-    role = start_role(found)
-    prefix = kind == "moc" and found.config.preference_encoding == "prefix"
-    config = decoder_config(source, role.trunk, len(preference) if prefix else 0)
+    role, condition = start_role(found), 0
+    if kind == "moc":
+        objectives = len(found.config.moc.reward_names)
+        condition = condition_size(role.preference_encoding, objectives)
+        _check_preference(directory, preference, objectives)
+    elif kind == "moc_sft" and role.preference_encoding != "prefix":
+        _check_preference(directory, preference, len(role.preferences[0]))
+    elif preference is not None:  # a prefix is a learned map, and only MOC learns it
+        raise UserError(f"--preference: {directory} was not trained to read one, the moc run that starts from it is")
+    config = decoder_config(source, role.trunk, condition)
     tokenizer = source.tokenizer
-    if kind in STEERED:
-        _check_length(preference, len(found.config.moc.reward_names if kind == "moc" else role.preferences[0]))
-    whole = prompt_of(kind, found.config, role, prompt, preference)
+    whole = prompt_of(kind, role, prompt, preference)
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     warn_unknown("--prompt", check_text("--prompt", prompt, tokenizer, config.max_length))
 
@@ -164,18 +168,17 @@ def start_role(found: Any) -> RoleConfig:
     return from_config_dict(RoleConfig, found.config.role, f"{found.workdir}/config.json: role")
 
 
-def prompt_of(kind: str, config: Any, role: RoleConfig, prompt: str, preference: list[float] | None) -> str:
+def prompt_of(kind: str, role: RoleConfig, prompt: str, preference: list[float] | None) -> str:
     """The prompt as the run was trained on: a question, with tags before it for MOC; as it stands for a rewriter."""
     question = read_text("--prompt", prompt)
-    if kind == "base":
-        return answer_prompt(question)
-    if kind in STEERED:
-        encoding = config.preference_encoding if kind == "moc" else role.preference_encoding
-        return moc_prompt(question, preference, encoding)
-    return f"{BOS} {prompt.strip().removeprefix(BOS).strip()}"
+    if kind in REWRITERS:
+        return f"{BOS} {prompt.strip().removeprefix(BOS).strip()}"
+    return answer_prompt(question) if preference is None else moc_prompt(question, preference, role.preference_encoding)
 
 
-def _check_length(preference: list[float], objectives: int) -> None:
+def _check_preference(directory: Path, preference: list[float] | None, objectives: int) -> None:
+    if preference is None:
+        raise UsageError(f"--preference: is needed, {directory} was trained to read one")
     if len(preference) != objectives:
         raise UsageError(f"--preference: {len(preference)} numbers for a run with {objectives} objectives")
 

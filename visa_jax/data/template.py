@@ -100,6 +100,11 @@ def encode_preference(preference: Sequence[float], encoding: str = "text") -> st
     return " ".join(f"{preference_tag(i)} {write(float(entry))}" for i, entry in enumerate(preference))
 
 
+def condition_size(encoding: str, objectives: int) -> int:
+    """Size of the vector that a decoder reads beside its prompt (``models.DecoderConfig.condition``)."""
+    return objectives if encoding == "prefix" else 0
+
+
 def moc_prompt(question: str, preference: Sequence[float], encoding: str = "text") -> str:
     """``<bos> <rm1_score> <0.> <.3> <.07> <rm2_score> <0.> <.6> <.03> question <sep>`` (moc.md section 5)."""
     said = encode_preference(preference, encoding)
