@@ -12,7 +12,7 @@ from visa_jax_configs.common import data, fit, parse_arg, policy
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, tiny=False, seed=0, steps=900)
+    options = parse_arg(arg, tiny=False, seed=0, steps=800)
     config = ConfigDict()
     config.data = data()
     config.start = ""

@@ -11,7 +11,7 @@ from visa_jax_configs.common import data, fit, parse_arg, reader
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, tiny=False, seed=0, steps=300)
+    options = parse_arg(arg, tiny=False, seed=0, steps=280)
     config = ConfigDict()
     config.data = data()
     config.start = ""

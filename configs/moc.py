@@ -17,7 +17,7 @@ def get_config(arg=None):
         arg,
         tiny=False,
         seed=0,
-        steps=70,
+        steps=60,
         runs="runs/quickstart",
         encoding="prefix",
         **dict.fromkeys(MOC_BASELINES, False),

@@ -14,19 +14,19 @@ from visa_jax_configs.common import parse_arg
 # branch -> stage -> (page, argument, steps, seconds allowed)
 STAGES = {
     "moc": {
-        "detector": ("detector", "", 300, 120),
-        "analyzer": ("analyzer", "", 200, 120),
+        "detector": ("detector", "", 280, 120),
+        "analyzer": ("analyzer", "", 200, 130),
         "moc_sft": ("moc_sft", "", 100, 50),
         "reward_helpful": ("reward_model", "objective=0", 200, 80),
-        "moc": ("moc", "", 70, 110),
-        "fixed_half": ("moc", "fixed_half", 70, 110),
-        "linear_ppo": ("moc", "linear_ppo", 70, 110),
+        "moc": ("moc", "", 60, 140),
+        "fixed_half": ("moc", "fixed_half", 60, 110),
+        "linear_ppo": ("moc", "linear_ppo", 60, 110),
     },
     "visa": {
-        "base": ("base", "", 900, 240),
+        "base": ("base", "", 800, 220),
         "reward_warm": ("reward_model", "objective=1", 150, 70),
-        "visa_sft": ("visa_sft", "", 250, 110),
-        "visa": ("visa", "", 120, 180),
+        "visa_sft": ("visa_sft", "", 250, 130),
+        "visa": ("visa", "", 90, 200),
         "translator": ("translator", "", 150, 40),
     },
 }
@@ -44,7 +44,7 @@ def get_config(arg=None):
     config.fishwood = ("",) if options.fast else FISHWOOD
     for branch, stages in STAGES.items():
         if options.full and branch == "moc":
-            stages = stages | {"mse_only": ("moc", "mse_only", 70, 110)}
+            stages = stages | {"mse_only": ("moc", "mse_only", 60, 110)}
         config[branch] = ConfigDict({"order": tuple(stages)})  # a ConfigDict forgets the order of its keys
         for name, (page, argument, steps, seconds) in stages.items():
             share = 6 if options.fast else 1

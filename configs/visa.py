@@ -12,7 +12,7 @@ from visa_jax_configs.common import data, parse_arg
 
 
 def get_config(arg=None):
-    options = parse_arg(arg, tiny=False, seed=0, steps=120, runs="runs/quickstart")
+    options = parse_arg(arg, tiny=False, seed=0, steps=90, runs="runs/quickstart")
     config = ConfigDict()
     config.method = "visa"
     config.seed = options.seed

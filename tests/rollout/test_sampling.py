@@ -48,6 +48,18 @@ def test_rows_draw_independently():
     assert stats.chisquare(pairs).pvalue > 1e-3
 
 
+def test_rows_of_equal_noise_draw_alike_and_others_independently():
+    """2000 rows of which each stands twice, in another order: the twins agree, neighbours do not."""
+    noise = np.concatenate([np.arange(2000), np.random.default_rng(0).permutation(2000)])
+    token, _ = sample_token(jax.random.key(3), jnp.zeros((4000, 2)), noise_B=jnp.asarray(noise))
+    token = np.asarray(token)
+    np.testing.assert_array_equal(token[2000:], token[noise[2000:]])
+    pairs = np.bincount(2 * token[0:2000:2] + token[1:2000:2], minlength=4)
+    assert stats.chisquare(pairs).pvalue > 1e-3
+    alone, _ = sample_token(jax.random.key(3), jnp.zeros((1, 2)), noise_B=jnp.asarray([7]))
+    assert alone[0] == token[7]
+
+
 def test_logp_is_before_truncation_at_the_sampling_temperature():
     logits = jnp.log(jnp.asarray(PROBS, jnp.float32))[None]
     token, logp = sample_token(jax.random.key(0), logits, temperature=0.5, top_k=1)

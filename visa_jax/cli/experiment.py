@@ -36,6 +36,7 @@ from visa_jax.training.roles import RoleConfig, decoder_config, role_functions, 
 from visa_jax.types import LanguageModel, Params, PromptBatch
 
 SOURCE_TEMPERATURE = 0.7  # at which the frozen base model answers (ours)
+MOC_SAMPLE_BATCH = 256  # rows that judging samples at once: many preferences, each with every question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +278,8 @@ def open_moc(config: MocTrainConfig) -> MocParts:
     lm, _ = make_decoder(decoder)
     params = dict(start.params)
     if condition:  # the start has never seen a preference: the map begins at zero
-        params["condition"] = {"kernel": jnp.zeros((condition, decoder.width))}
+        kernel = jnp.zeros((condition, decoder.width))  # placed like the rest, or programs compile for it once more
+        params["condition"] = {"kernel": jax.device_put(kernel, params["embedding"].sharding)}
     score = role_functions(source, role_of(models[0]).trunk)["reward_model"]
     pairs = [reward_and_judge(run) for run in models]
     return MocParts(
@@ -289,7 +291,7 @@ def open_moc(config: MocTrainConfig) -> MocParts:
         rewarders=tuple(pair[0] for pair in pairs),
         judges=tuple(pair[1] for pair in pairs),
         functions={"reward_model": score},
-        sample=make_sampler(lm, source, max_new_tokens=source.lengths.answer),
+        sample=make_sampler(lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
     )
 
 

@@ -156,11 +156,9 @@ def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, pa
     config, source = parts.config, parts.source
     count = len(fixed.questions)
     asked = [q for _ in fixed.preference_PK for q in fixed.questions]
-    texts: list[str] = []
-    for preference_K in fixed.preference_PK:
-        stated_EK = np.tile(preference_K, (count, 1))
-        prompts = moc_prompts(source, fixed.questions, stated_EK, config.preference_encoding)
-        texts += parts.sample(params, prompts, jax.random.key(seed), config.loop.temperature).texts
+    prompts = moc_prompts(source, asked, np.repeat(fixed.preference_PK, count, axis=0), config.preference_encoding)
+    noise_R = np.tile(np.arange(count), len(fixed.preference_PK))
+    texts = parts.sample(params, prompts, jax.random.key(seed), config.loop.temperature, noise_R).texts
     learned_PEK = _grid(learned_rewards(parts, parts.judges, asked, texts), fixed)
     learned = _front(config, normalizer, fixed, learned_PEK)
     kinds, row = {"learned": learned_PEK}, {f"learned_{name}": value for name, value in learned.items()}

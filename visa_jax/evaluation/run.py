@@ -27,10 +27,14 @@ class Completions(NamedTuple):
 
 
 def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batch_size: int = 64) -> Callable:
-    """``sample(decoder params, prompts, key, temperature=0.0) -> Completions``, one completion a prompt."""
+    """``sample(decoder params, prompts, key, temperature=0.0, noise_N=None) -> Completions``, one completion a prompt.
+
+    A row's noise depends on the key and its entry of ``noise_N`` (int [N]; its number if None), not on the batch that
+    it is in: rows with equal entries meet the same noise (common random numbers).
+    """
     tokenizer = source.tokenizer
     program = jax.jit(
-        lambda params, prompts, key, temperature: generate(
+        lambda params, prompts, noise_B, key, temperature: generate(
             lm,
             params,
             prompts,
@@ -40,13 +44,17 @@ def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batc
             temperature=temperature,
             end_id=tokenizer.eos_token_id,
             pad_id=pad_id(tokenizer),
+            noise_B=noise_B,
         )
     )
 
-    def sample(params: Params, prompts: PromptBatch, key, temperature: float = 0.0) -> Completions:
+    def sample(params: Params, prompts: PromptBatch, key, temperature: float = 0.0, noise_N=None) -> Completions:
+        total = prompts.prompt_NL.shape[0]
+        noise_N = np.asarray(np.arange(total) if noise_N is None else noise_N, np.int32)
         tokens, drawn = [], []
         for number, (batch, count) in enumerate(in_batches(prompts, batch_size)):
-            rollout = program(params, batch, jax.random.fold_in(key, number), np.float32(temperature))
+            rows = np.minimum(number * batch_size + np.arange(batch_size), total - 1)
+            rollout = program(params, batch, noise_N[rows], key, np.float32(temperature))
             tokens.append(np.asarray(rollout.completion_BT)[:count])
             drawn.append(np.asarray(rollout.mask_BT)[:count])
         token_BT, drawn_BT = np.concatenate(tokens), np.concatenate(drawn)

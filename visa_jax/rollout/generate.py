@@ -25,20 +25,21 @@ def generate(
     min_p=0.0,
     end_id: int | tuple[int, ...],
     pad_id: int,
+    noise_B: jax.Array | None = None,
 ) -> Rollout:
     """Completions [B, T] with B = N * group_size and T = max_new_tokens.
 
     The end token is kept and counted; after it stand ``pad_id``, mask False and logp 0. ``logp_BT``
     is at the sampling temperature, before truncation (see ``sample_token``). Step t draws with
     ``fold_in(key, t)``. Any of several end ids ends a row. ``temperature``, ``top_p`` and ``min_p``
-    may be traced; the rest is static.
+    may be traced; the rest is static. ``noise_B``: rows with equal entries meet the same noise (``sample_token``).
     """
     prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL, prompts.condition_NM)
     ends = jnp.asarray(end_id, jnp.int32).reshape(1, -1)
     rows, length = prompts.prompt_NL.shape[0] * group_size, max_new_tokens
 
     def draw(logits_BV, step):
-        choice = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        choice = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, noise_B=noise_B)
         return sample_token(jax.random.fold_in(key, step), logits_BV, **choice)
 
     def write(state, step, token_B, logp_B):

@@ -33,18 +33,31 @@ def truncate(logits_BV: jax.Array, *, top_k: int = 0, top_p=1.0, min_p=0.0) -> j
     return logits_BV
 
 
-def sample_token(key, logits_BV: jax.Array, *, temperature=1.0, top_k: int = 0, top_p=1.0, min_p=0.0):
+def sample_token(
+    key: jax.Array,
+    logits_BV: jax.Array,
+    *,
+    temperature=1.0,
+    top_k: int = 0,
+    top_p=1.0,
+    min_p=0.0,
+    noise_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Draw one token per row: ``(token_B int32, logp_B float32)``.
 
     ``logp`` is the log-softmax of logits / temperature *before* any truncation, which is what an
     update recomputes. Temperature 0 takes the largest logit and gives ``logp`` at temperature 1.
     One uniform number per row is looked up in the cumulative distribution: far cheaper than noise
-    for every entry of the vocabulary. ``temperature`` may be traced.
+    for every entry of the vocabulary. ``temperature`` may be traced. With ``noise_B`` (int32 [B]) a
+    row's number depends on the key and its entry alone: equal entries draw alike, whatever the batch.
     """
     scaled_BV = scale_logits(logits_BV, temperature)
     kept_BV = truncate(scaled_BV, top_k=top_k, top_p=top_p, min_p=min_p)
     cumulative_BV = jnp.cumsum(jnp.exp(kept_BV - jnp.max(kept_BV, axis=-1, keepdims=True)), axis=-1)
-    uniform_B1 = jax.random.uniform(key, (logits_BV.shape[0], 1))
+    if noise_B is None:
+        uniform_B1 = jax.random.uniform(key, (logits_BV.shape[0], 1))
+    else:
+        uniform_B1 = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (1,)))(noise_B)
     drawn_B = jnp.sum(cumulative_BV <= uniform_B1 * cumulative_BV[:, -1:], axis=-1)
     token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
     return token_B, token_logps(scaled_BV, token_B)

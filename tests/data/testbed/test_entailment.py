@@ -61,14 +61,13 @@ def test_labels_are_balanced_enough_and_damage_occurs():
     assert 0.08 < damaged / sum(len(pair.sentences) for pair in drawn) < 0.11
 
 
-@pytest.mark.parametrize(("split", "other"), [("train", "test"), ("test", "train")])
-def test_no_sentence_is_a_wording_of_the_other_split(split, other):
+def test_no_training_sentence_is_a_held_out_wording():
     """Not even one that a damage made: half of the sentences are damaged here."""
-    drawn = pairs(BED, np.random.default_rng(3), 1500, split, damage=0.5)
+    drawn = pairs(BED, np.random.default_rng(3), 1500, "train", damage=0.5)
     texts = [text for pair in drawn for text in (pair.premise, pair.hypothesis)]
     sentences = {sentence for text in texts for sentence in split_sentences(text)}
     read = {sentence: BED.oracle.statement(sentence) for sentence in sentences}
-    strays = [s for s, meaning in read.items() if meaning and s in BED.wording.like(meaning, other)]
+    strays = [s for s, meaning in read.items() if meaning and s in BED.wording.like(meaning, "test")]
     assert len(sentences) > 3000 and not strays
 
 

@@ -68,15 +68,15 @@ def _draw_facts(testbed: Testbed, rng: np.random.Generator, kind: str) -> tuple[
 
 def _damage(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
     """A sentence that says nothing any more: a small damage, its filler lost, two wordings run into each other, or
-    words thrown together; never by chance a wording that ``split`` does not have.
+    words thrown together; never by chance a wording that is held out from ``split``.
 
     Policies find what an analyzer has never seen; one that only knows good sentences entails "sells ." and "sells salt
     sold ." (LOG.md). Labels are read from what is left, so a damage that does no harm is harmless.
     """
     damaged = _DAMAGES[int(rng.integers(len(_DAMAGES)))](testbed, rng, words, split)
     left = testbed.oracle.statement(f"{damaged} .")
-    known = left is None or f"{damaged} ." in testbed.wording.like(left, split)
-    return damaged if known else words
+    held_out = split == "train" and left is not None and f"{damaged} ." in testbed.wording.like(left, "test")
+    return words if held_out else damaged
 
 
 def _lose_filler(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
@@ -85,7 +85,8 @@ def _lose_filler(testbed: Testbed, rng: np.random.Generator, words: str, split: 
 
 def _blend(testbed: Testbed, rng: np.random.Generator, words: str, split: str) -> str:
     """The start of one wording and the end of another of the same meaning."""
-    same = testbed.wording.like(testbed.oracle.statement(f"{words} ."), split)
+    meaning = testbed.oracle.statement(f"{words} .")
+    same = testbed.wording.like(meaning, "all" if split == "test" else split)  # one or two wordings are held out each
     first, other = words.split(), pick(rng, same)[:-2].split()
     return " ".join(first[: int(rng.integers(1, len(first) + 1))] + other[int(rng.integers(len(other))) :])
 
