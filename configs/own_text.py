@@ -97,7 +97,7 @@ def visa(options):
             "loss_type": "grpo",
             "num_generations": 4 if options.tiny else 8,
             "epsilon": 0.2,
-            "beta": 0.005,
+            "beta": 0.02,
             "max_completion_length": 48,
             "lowest_target": -1.0,
         }
@@ -122,7 +122,7 @@ def moc(options):
     config.questions = 64 if options.tiny else 512
     config.normalizer_samples = 32 if options.tiny else 256
     config.reference_point = (0.0,) * len(names)
-    config.evaluation_questions = 2 if options.tiny else 8
+    config.evaluation_questions = 2 if options.tiny else 16
     config.moc = ConfigDict(
         {
             "reward_names": names,
@@ -133,8 +133,8 @@ def moc(options):
             "normalize": "whiten",
             "advantage": "group",
             "num_generations": 4 if options.tiny else 8,
-            "kl_initial": 0.01,
-            "kl_target": 20.0,
+            "kl_initial": 0.1,
+            "kl_target": 8.0,
             "max_completion_length": 48,
         }
     )
@@ -150,9 +150,9 @@ def loop(options, *, steps, prompts):
         {
             "steps": 3 if options.tiny else max(round(options.scale * steps), 1),
             "prompts_per_step": 2 if options.tiny else prompts,
-            "temperature": 1.0,
+            "temperature": 0.7,  # what the testbed taught, like the rate and the KL weights (LOG.md)
             "evaluate_every": 2 if options.tiny else 50,
             "checkpoint_every": 100,
-            "optimizer": {"learning_rate": 5e-4, "decay": "linear", "final_scale": 0.2, "clip_norm": 1.0},
+            "optimizer": {"learning_rate": 7e-4, "decay": "linear", "final_scale": 0.2, "clip_norm": 1.0},
         }
     )

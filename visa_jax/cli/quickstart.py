@@ -6,6 +6,7 @@ Ends with the comparison table and the paths of report.html and summary.json. A 
 workdir is not done again: the same command goes on where it was interrupted. A report lies there all the same.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -82,6 +83,7 @@ def run_branches(workdir: Path, values: flags.FlagValues) -> None:
     }
     command = [sys.executable, "-m", "visa_jax.cli.main", "quickstart", *words]
     children = {b: subprocess.Popen([*command, f"--branch={b}"], env=environment) for b in BRANCHES}
+    share_cores([child.pid for child in children.values()])
     try:
         while any(child.poll() is None for child in children.values()):
             failed = [b for b, child in children.items() if child.poll() not in (None, 0)]
@@ -97,6 +99,15 @@ def run_branches(workdir: Path, values: flags.FlagValues) -> None:
                 child.terminate()
         for child in children.values():
             child.wait()
+
+
+def share_cores(processes: list[int]) -> None:
+    """Give each process cores of its own: 5 % faster than moving about (LOG.md). Only Linux can; one core is shared."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) >= len(processes):
+        for i, process in enumerate(processes):
+            with contextlib.suppress(ProcessLookupError):  # it has failed already, and its message says so
+                os.sched_setaffinity(process, cores[i :: len(processes)])
 
 
 def merge(workdir: Path, config, seconds: float) -> dict:
