@@ -27,7 +27,7 @@ STAGES = {
         "reward_warm": ("reward_model", "objective=1", 150, 70),
         "visa_sft": ("visa_sft", "", 250, 130),
         "visa": ("visa", "", 110, 220),
-        "translator": ("translator", "", 130, 40),
+        "translator": ("translator", "", 150, 40),
     },
 }
 FISHWOOD = ("", "fixed_half", "linear_ppo", "idle", "idle,fixed_half", "idle,linear_ppo")
