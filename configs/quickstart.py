@@ -1,6 +1,6 @@
 """The main job: every stage of the quickstart, its page and its budget of seconds on one core.
 
-    bash launch/quickstart.sh            # 14 minutes on 2 cores beside the environment (LOG.md)
+    bash launch/quickstart.sh            # 13 1/2 minutes on 2 cores, installing included (LOG.md)
     visa-jax quickstart --workdir=runs/quickstart
 
 Two branches run side by side, one core each, and take about equally long. `fast` cuts every stage to a sixth (it shows
