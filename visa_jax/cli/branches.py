@@ -103,13 +103,13 @@ def run_stage(branch: Branch, name: str, spec) -> None:
 
 def _train(branch: Branch, page, folder: Path, name: str) -> None:
     config = read_config(page)
-    for needed in _needed_runs(config.runs):
+    for needed in needed_runs(config.runs):
         wait_for(Path(needed))
     parts = open_visa(config) if config.method == "visa" else open_moc(config)
     train_run(parts, folder, title=name)
 
 
-def _needed_runs(runs: VisaRuns | MocRuns) -> tuple[str, ...]:
+def needed_runs(runs: VisaRuns | MocRuns) -> tuple[str, ...]:
     """What has to be there before an RL run; a translator reads only wishes in plain words."""
     return (runs.start, *runs.rewards) if isinstance(runs, MocRuns) else (runs.start, runs.detector, runs.analyzer)
 
