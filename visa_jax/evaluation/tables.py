@@ -59,14 +59,15 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def _value_columns(prefix: str) -> tuple[Column, ...]:
+def _value_columns(prefix: str, *more: Column) -> tuple[Column, ...]:
     return (
         Column(prefix + "consistency", "consistency", "up"),
-        Column(prefix + "consistency_forward", "forward", "up", headline=False),
-        Column(prefix + "consistency_backward", "backward", "up", headline=False),
         Column(prefix + "value_l2", "value L2", "down"),
         Column(prefix + "value_cos", "value cos", "up"),
         Column(prefix + "jsr", "JSR", "up"),
+        *more,
+        Column(prefix + "consistency_forward", "forward", "up", headline=False),  # last: a narrow page cuts these off
+        Column(prefix + "consistency_backward", "backward", "up", headline=False),
     )
 
 
@@ -92,7 +93,7 @@ LAYOUTS = (
     Layout(
         "visa",
         "VISA, by the oracle (truth)",
-        (*_value_columns("oracle_"), Column("oracle_unreadable", "unreadable", "down")),
+        _value_columns("oracle_", Column("oracle_unreadable", "unreadable", "down")),
     ),
     Layout("visa", "VISA, by held-out judges", _value_columns("")),
     Layout("moc", "MOC, by the oracle (truth)", _front_columns("")),
