@@ -5,7 +5,7 @@
 
 The parts are those of `own_text.py`; objective 0 is truthful, 1 informative. Reward models and their held-out judges
 learn from different questions, and the policy is judged on questions that nobody learned from.
-Hardware: 2 CPU cores, about 20 minutes. Expected figures: docs/real_data.md.
+Hardware: one CPU core, 21 minutes. Expected figures: docs/real_data.md.
 """
 
 from visa_jax_configs.common import data
