@@ -81,8 +81,6 @@ def run_branches(workdir: Path, values: flags.FlagValues) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    if values.fast:  # its time is compilation
-        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     command = [sys.executable, "-m", "visa_jax.cli.main", "quickstart", *words]
     children = {b: subprocess.Popen([*command, f"--branch={b}"], env=environment) for b in BRANCHES}
     share_cores([child.pid for child in children.values()])
