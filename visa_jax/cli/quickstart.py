@@ -34,7 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define_workdir(values, "directory of all runs and of the report", required=False)
     values["workdir"].value = "runs/quickstart"
     flags.DEFINE_integer("seed", 0, "seed of every stage", flag_values=values, lower_bound=0)
-    flags.DEFINE_bool("fast", False, "every stage cut to a sixth: shows that all works", flag_values=values)
+    flags.DEFINE_bool("fast", False, "every stage cut to a twelfth: shows that all works", flag_values=values)
     flags.DEFINE_bool("full", False, "more baselines", flag_values=values)
     flags.DEFINE_enum("branch", None, BRANCHES, "run one branch only, as the command itself does", flag_values=values)
 
