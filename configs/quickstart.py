@@ -3,7 +3,7 @@
     bash launch/quickstart.sh            # 13 1/2 minutes on 2 cores, installing included (LOG.md)
     visa-jax quickstart --workdir=runs/quickstart
 
-Two branches run side by side, one core each, and take about equally long. `fast` cuts every stage to a twelfth and leaves
+Two branches run side by side, one core each, about equally long. `fast` cuts every stage to a twelfth and leaves
 the c = 1/2 row out (it shows that all works, not what the methods can do; 4 minutes); `full` adds the -MSE-alone row.
 """
 
