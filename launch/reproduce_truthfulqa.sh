@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MOC on real labels (docs/real_data.md): truthful against informative answers of TruthfulQA. one core, 21 minutes.
+# MOC on real labels (docs/real_data.md): truthful against informative answers of TruthfulQA. One core, 21 minutes.
 #
 #   bash launch/reproduce_truthfulqa.sh DATA             DATA/truthfulqa; runs in runs/real_truthfulqa
 #   bash launch/reproduce_truthfulqa.sh DATA --tiny      200 rows, 3 steps: only shows that every part runs

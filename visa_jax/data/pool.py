@@ -53,20 +53,6 @@ def moc_prompts(
     )
 
 
-def in_batches(prompts: PromptBatch, size: int) -> list[tuple[PromptBatch, int]]:
-    """Cut N prompts into batches of ``size``, the last one filled up with copies of its last row.
-
-    Returns (batch, number of rows that count) pairs, so that programs compile for one shape only.
-    """
-    total = prompts.prompt_NL.shape[0]
-    pieces = []
-    for begin in range(0, total, size):
-        index = np.minimum(np.arange(begin, begin + size), total - 1)
-        fields = {name: np.asarray(getattr(prompts, name))[index] for name in prompts.__dataclass_fields__}
-        pieces.append((PromptBatch(**fields), min(size, total - begin)))
-    return pieces
-
-
 def make_visa_prompts_fn(
     source: Source, pool: Pool, condition: Callable, prompts_per_step: int, key_data: Callable
 ) -> Callable:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from visa_jax.data.pool import in_batches
 from visa_jax.data.source import Source
 from visa_jax.data.tokenizer import decode_batch, encode_batch, pad_id
 from visa_jax.rewards.base import Reward, stack_rewards, text_tokens
@@ -52,8 +51,8 @@ def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batc
         total = prompts.prompt_NL.shape[0]
         noise_N = np.asarray(np.arange(total) if noise_N is None else noise_N, np.int32)
         tokens, drawn = [], []
-        for number, (batch, count) in enumerate(in_batches(prompts, batch_size)):
-            rows = np.minimum(number * batch_size + np.arange(batch_size), total - 1)
+        for rows, count in batch_rows(total, batch_size):
+            batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], prompts)
             rollout = program(params, batch, noise_N[rows], key, np.float32(temperature))
             tokens.append(np.asarray(rollout.completion_BT)[:count])
             drawn.append(np.asarray(rollout.mask_BT)[:count])
@@ -82,14 +81,20 @@ def fit_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: 
     return made
 
 
+def batch_rows(total: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """(row numbers [size], how many of them count) of each batch of ``total`` rows, so that one shape is compiled.
+
+    The last batch is filled up with copies of the last row.
+    """
+    begins = range(0, total, size)
+    return [(np.minimum(np.arange(begin, begin + size), total - 1), min(size, total - begin)) for begin in begins]
+
+
 def by_rows(program: Callable, params: Params, arrays: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
     """``program(params, *rows)`` over n rows in batches of one shape (the last one filled with copies)."""
-    total = len(arrays[0])
     pieces = []
-    for begin in range(0, total, batch_size):
-        index = np.minimum(np.arange(begin, begin + batch_size), total - 1)
-        out = np.asarray(program(params, *(array[index] for array in arrays)))
-        pieces.append(out[: min(batch_size, total - begin)])
+    for rows, count in batch_rows(len(arrays[0]), batch_size):
+        pieces.append(np.asarray(program(params, *(array[rows] for array in arrays)))[:count])
     return np.concatenate(pieces)
 
 
