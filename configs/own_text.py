@@ -19,7 +19,7 @@ from visa_jax_configs.common import MOC_BASELINES, data, fit, parse_arg, policy,
 # role, training rows, steps, batch, learning rate
 SUPERVISED = {
     "base": ("base", 24000, 600, 28, 3e-3),
-    "detector": ("detector", 4000, 150, 48, 1e-3),
+    "detector": ("detector", 8000, 100, 48, 3e-4),
     "analyzer": ("analyzer", 8000, 150, 32, 1e-3),
     "visa_sft": ("visa_sft", 12000, 200, 32, 1e-3),
     "moc_sft": ("moc_sft", 11000, 200, 48, 1e-3),

@@ -40,14 +40,18 @@ def make_detector(lm: LanguageModel, values: int) -> tuple[Callable, Callable]:
         head = params["head"]
         absence_BTM = jnp.where(mask_BT[..., None], jax.nn.log_sigmoid(-linear(head["presence"], hidden_BTD)), 0.0)
         stance_BTM = linear(head["stance"], hidden_BTD)
+        prior_1M = jax.nn.log_sigmoid(-head["prior"]["presence"])[None]
         reading_BM = jnp.sum(-jnp.expm1(absence_BTM) * stance_BTM, axis=1)
-        return Detection(value_BM=jnp.tanh(reading_BM), presence_BM=-jnp.expm1(jnp.sum(absence_BTM, axis=1)))
+        reading_BM = reading_BM - jnp.expm1(prior_1M) * head["prior"]["stance"][None]
+        absence_BM = jnp.sum(absence_BTM, axis=1) + prior_1M
+        return Detection(value_BM=jnp.tanh(reading_BM), presence_BM=-jnp.expm1(absence_BM))
 
     def init_head(key: Array, width: int) -> Params:
         presence_key, stance_key = jax.random.split(key)
         return {
             "presence": _init_linear(presence_key, width, values) | {"bias": jnp.full(values, PRESENCE_PRIOR)},
             "stance": _init_linear(stance_key, width, values),
+            "prior": {"presence": jnp.full(values, PRESENCE_PRIOR), "stance": jnp.zeros(values)},
         }
 
     return detect, init_head

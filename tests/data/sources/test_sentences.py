@@ -11,6 +11,7 @@ from visa_jax.data.sources.sentences import (
     draw_pair,
     drop_words,
     end_sentence,
+    join_answers,
     label_stops,
     normalize_text,
     split_sentences,
@@ -79,3 +80,16 @@ def test_pairs_are_labelled_by_what_was_done_to_them():
             assert 0 in pair.labels and len(split_sentences(pair.premise)) < len(sentences)
         if pair.kind == "altered":
             assert 0 in pair.labels
+
+
+def test_joined_answers_hold_sentences_of_both_in_order_and_none_twice():
+    own, other = split_sentences(TEXT), split_sentences(OTHER)
+    seen = set()
+    for seed in range(60):
+        made = split_sentences(join_answers(np.random.default_rng(seed), TEXT, OTHER + " " + own[1]))
+        places = [(own + other).index(sentence) for sentence in made]
+        assert len(set(places)) == len(places)
+        first = [place for place in places if place < len(own)]
+        assert places[0] in first and any(place >= len(own) or place == 1 for place in places)
+        seen.add(tuple(places))
+    assert (0, 1, 2, 3, 4) in seen and len(seen) > 12

@@ -10,10 +10,12 @@ from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.config import FieldError, UserError
 from visa_jax.data.rows import document_rows, entailment_rows
 from visa_jax.data.source import TWIN_SEED
-from visa_jax.data.sources.body import SizeConfig, draw_epochs
-from visa_jax.data.sources.table import FieldConfig
+from visa_jax.data.sources.body import SizeConfig, draw_epochs, make_body, normalize_rows
+from visa_jax.data.sources.sentences import split_sentences
+from visa_jax.data.sources.table import FieldConfig, read_table
+from visa_jax.data.sources.texts import DOCUMENTS, make_text_source
 from visa_jax.data.sources.tokens import TokenizerConfig
-from visa_jax.data.symbols import SPECIAL_TOKENS
+from visa_jax.data.symbols import SEP, SPECIAL_TOKENS
 from visa_jax.data.template import visa_prompt
 from visa_jax.data.tokenizer import encode_batch
 from visa_jax.types import VALUES
@@ -77,8 +79,8 @@ def test_a_judge_learns_from_other_questions_than_its_model(source):
 
 def test_labels_reach_the_detector_and_the_reward_models(source):
     texts, value = source.labelled(27, 0, "train")
-    for text, vector in zip(texts, value, strict=True):
-        expected = {"are safe": (0, -0.5), "are fun.": (1, 1.0), "help oth": (2, 1.0)}[text.split(" ", 1)[1][:8]]
+    for text, vector in zip(texts, value, strict=True):  # the last word is always there
+        expected = {"long.": (0, -0.5), "them.": (1, 1.0), "others.": (2, 1.0)}[text.split()[-1]]
         assert np.flatnonzero(vector).tolist() == [expected[0]] and vector[expected[0]] == expected[1]
     for one in source.scored(50, 77, "test"):  # the held-out rows are never scrambled
         np.testing.assert_array_equal(one.scores, [float("are safe" not in one.text), 1.0])
@@ -95,6 +97,27 @@ def test_sft_pairs_are_other_answers_to_the_same_question(source):
         assert pair.target[{"safe.": 0, "fun.": 1, "others.": 2}[pair.reference.split()[2]]] != 0
 
 
+def test_with_a_detector_a_reference_keeps_sentences_of_its_source(tmp_path):
+    config = config_of(tmp_path, make_rows(), test_share=0.25)
+    rows = normalize_rows(read_table(config.path, FIELDS))
+    source = make_source(config)
+    body = make_body("rows", rows, source.tokenizer, SIZES, seed=0, test_share=0.25)
+    read = []
+
+    def label(texts):
+        read.extend(texts)
+        return np.tile(np.linspace(-2, 2, 10), (len(texts), 1))  # beyond [-1, 1]: is cut there
+
+    pairs = make_text_source("rows", body, None, source.tokenizer, SIZES, label).visa_pairs(108, 0, "train")
+    assert read == [pair.reference for pair in pairs]
+    for pair in pairs:
+        own, said = split_sentences(pair.source), split_sentences(pair.reference)
+        kept = [sentence for sentence in said if sentence in own]
+        assert kept and len(set(said)) == len(said) and len(said) > len(kept)  # something of both, nothing twice
+        np.testing.assert_array_equal(pair.target, np.clip(np.linspace(-2, 2, 10), -1, 1))
+    assert any(set(split_sentences(pair.source)) - set(split_sentences(pair.reference)) for pair in pairs)
+
+
 def test_entailment_labels_stand_at_the_stops(source):
     drawn = source.pairs(64, 0, "train")
     rows = entailment_rows(source.tokenizer, drawn, source.lengths.text)
@@ -102,13 +125,32 @@ def test_entailment_labels_stand_at_the_stops(source):
     assert {label for pair in drawn for label in pair.labels} == {0, 1}
 
 
-def test_documents_fit_a_row_and_every_prompt_its_window(source):
-    documents = source.documents(40, 0, "train")
-    packed = document_rows(source.tokenizer, documents, source.lengths.document, pack=source.pack_documents)
-    stored = packed["token"][packed["mask"]].tolist()
-    assert stored.count(source.tokenizer.eos_token_id) == 40  # none was cut
+def test_documents_say_their_text_again_until_the_row_is_full(source):
+    """Echoes are words in no order; a copy is what the row can be told from, wherever it is cut."""
+    answers = {answer for _, answer in source.sources(54, 0, "train")}
+    documents = [document.split(f" {SEP} ") for document in source.documents(400, 0, "train")]
+    kinds = {"plain": [d for d in documents if d[1] in answers and len(d) == 2]}
+    kinds["restated"] = [d for d in documents if d[1] in answers and len(d) > 2]
+    kinds["echoed"] = [d for d in documents if d[1] not in answers]
+    for kind, share in DOCUMENTS.items():
+        assert abs(len(kinds[kind]) / 400 - share) < 0.08
+    assert all(len(set(d[1:])) == 1 for d in kinds["restated"]) and all(len(set(d)) == 1 for d in kinds["echoed"])
+    full = [f" {SEP} ".join(d) for d in kinds["restated"] + kinds["echoed"]]
+    rows = document_rows(source.tokenizer, full, source.lengths.document, pack=source.pack_documents)
+    assert rows["mask"].all()
+
+
+def test_every_prompt_fits_its_window(source):
     longest = max(source.sources(54, 0, "train"), key=lambda row: len(row[1]))
     encode_batch(source.tokenizer, [visa_prompt(*longest, np.ones(10))], source.lengths.visa_prompt)
+
+
+def test_a_detector_learns_from_texts_with_words_left_out(source):
+    whole = {answer for _, answer in source.sources(54, 0, "train")}
+    texts, _ = source.labelled(270, 0, "train")
+    lost = sum(text not in whole for text in texts) / 270
+    assert 0.5 < lost < 1  # of two to four words that may go; a text of n loses none with (1 - DROPPED)^n
+    assert set(source.labelled(18, 0, "test")[0]) <= {answer for _, answer in source.sources(54, 0, "test")}
 
 
 def test_long_rows_are_counted_or_refused_never_cut(tmp_path, capsys):

@@ -89,6 +89,18 @@ def draw_pair(rng: np.random.Generator, text: str, same: Sequence[str], other: s
     )
 
 
+def join_answers(rng: np.random.Generator, source: str, other: str) -> str:
+    """Some sentences of ``source`` (one at least), then some of ``other``, each in its order; none stands twice."""
+    kept, added = (_some_sentences(rng, text) for text in (source, other))
+    return " ".join([*kept, *(sentence for sentence in added if sentence not in kept)])
+
+
+def _some_sentences(rng: np.random.Generator, text: str) -> list[str]:
+    sentences = split_sentences(text)
+    count = int(rng.integers(1, len(sentences) + 1))
+    return [sentences[i] for i in sorted(rng.choice(len(sentences), size=count, replace=False))]
+
+
 def label_stops(counts: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:
     """One label for each full stop from one for each sentence; ``counts`` are the stops in each.
 

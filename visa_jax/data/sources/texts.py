@@ -13,7 +13,7 @@ from visa_jax.config import UserError
 from visa_jax.data.source import Lengths, Source
 from visa_jax.data.sources.body import Body, SizeConfig, draw_epochs, twin_rows
 from visa_jax.data.sources.records import TextRow
-from visa_jax.data.sources.sentences import draw_pair, label_stops, split_sentences
+from visa_jax.data.sources.sentences import draw_pair, drop_words, join_answers, label_stops
 from visa_jax.data.symbols import MOST_OBJECTIVES, SEP
 from visa_jax.data.testbed.corpus import VisaPair, corrupt
 from visa_jax.data.testbed.entailment import EntailmentPair
@@ -21,7 +21,11 @@ from visa_jax.data.testbed.objectives import ScoredAnswer
 from visa_jax.types import VALUES
 
 LabelFn = Callable[[list[str]], np.ndarray]  # texts -> values [n, 10]
-RESTATED = 0.5  # share of pretraining documents that say an answer twice: from them a model learns to copy [ours]
+# Kinds of pretraining documents [ours]. Real sentences said again are half predictable, so a small model is slow to
+# copy them; words in no order can only be copied, and what it learns there it uses on sentences (LOG.md).
+DOCUMENTS = {"restated": 0.45, "echoed": 0.25, "plain": 0.3}
+ECHOED_WORDS = (6, 24)  # fewest and most words of an echo
+DROPPED = 0.4  # share of the words that a detector's training texts lose: no single word may decide [ours]
 DAMAGED = 0.15  # share of a reward model's answers that are scrambled and score 0: broken text must not pay [ours]
 
 
@@ -76,16 +80,23 @@ class _Texts:
 
     def __init__(self, body: Body, values: Body, tokenizer: Any, sizes: SizeConfig, label_fn: LabelFn | None):
         self.body, self.values, self.tokenizer, self.sizes, self.label_fn = body, values, tokenizer, sizes, label_fn
+        self._document_words = make_lengths(sizes).document  # a word has at least one token, so as many fill a row
 
     def documents(self, n: int, seed: int, split: str) -> list[str]:
-        """``question <sep> answer``, half of them with the answer's sentences said again in another order."""
+        """``question <sep> answer`` (plain), with the answer said again until the row is full (restated), or random
+        words said again and again (echoed); what is longer than a row is cut there."""
         rows = self.body.rows[split] + (self.values.rows[split] if self.values is not self.body else [])
         rng, made = _rng(0, seed, split), []
+        words = [word for row in rows for word in row.answer.split()]
         for i in draw_epochs(rng, len(rows), n):
-            parts = [rows[i].question, rows[i].answer]
-            if rng.random() < RESTATED:
-                sentences = split_sentences(rows[i].answer)
-                parts.append(" ".join(sentences[j] for j in rng.permutation(len(sentences))))
+            kind = rng.choice(list(DOCUMENTS), p=list(DOCUMENTS.values()))
+            if kind == "echoed":
+                drawn = rng.integers(len(words), size=rng.integers(*ECHOED_WORDS, endpoint=True))
+                parts = [" ".join(words[k] for k in drawn)]
+            else:
+                parts = [rows[i].question, rows[i].answer]
+            if kind != "plain":
+                parts += parts[-1:] * (self._document_words // max(len(parts[-1].split()), 1))
             made.append(f" {SEP} ".join(filter(None, parts)))
         return made
 
@@ -101,8 +112,12 @@ class _Texts:
         rows = [row for row in self._mine(self.values, seed, split) if row.value is not None]
         if not rows:
             raise UserError(f"data: no {split} row has value labels")
-        drawn = [rows[i] for i in draw_epochs(_rng(2, seed, split), len(rows), n)]
-        return [row.answer for row in drawn], np.stack([row.value for row in drawn])
+        rng = _rng(2, seed, split)
+        drawn = [rows[i] for i in draw_epochs(rng, len(rows), n)]
+        texts = [row.answer for row in drawn]
+        if split == "train":
+            texts = [drop_words(rng, text, DROPPED) for text in texts]
+        return texts, np.stack([row.value for row in drawn])
 
     def pairs(self, n: int, seed: int, split: str) -> list[EntailmentPair]:
         """Self-supervised pairs (``sentences.draw_pair``) whose hypotheses fit."""
@@ -134,27 +149,36 @@ class _Texts:
         return kept
 
     def visa_pairs(self, n: int, seed: int, split: str) -> list[VisaPair]:
-        """Source and reference are two answers to one question, the target is the reference's values.
+        """Source and reference are answers to one question, the target is the reference's values.
 
-        Where no question has two answers, the reference is the source itself: such SFT only teaches the form.
+        With a detector that reads any text, the reference is some of the source's sentences joined with some of the
+        other answer's: it shares a part of the source's facts, as on the testbed. From answers that share nothing, SFT
+        learns to ignore the source (LOG.md). Where no question has two answers the reference is the source itself, and
+        such SFT only teaches the form.
         """
-        rows = self.body.rows[split]
+        rows, rng = self.body.rows[split], _rng(5, seed, split)
         of: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
             of.setdefault(row.question, []).append(i)
         ordered = [(i, j) for asked, same in of.items() if asked for i in same for j in same if i != j]
         ordered = ordered or [(i, i) for i in range(len(rows))]
-        drawn = [ordered[k] for k in draw_epochs(_rng(5, seed, split), len(ordered), n)]
-        value = self._values(rows, sorted({j for _, j in drawn}))
-        return [VisaPair(rows[i].question, rows[i].answer, value[j], rows[j].answer) for i, j in drawn]
-
-    def _values(self, rows: Sequence[TextRow], wanted: list[int]) -> dict[int, np.ndarray]:
-        """The values of rows by their numbers: their labels, else what the detector reads."""
-        bare = [j for j in wanted if rows[j].value is None]
-        if bare and self.label_fn is None:
+        drawn = [(rows[i], rows[j]) for i, j in (ordered[k] for k in draw_epochs(rng, len(ordered), n))]
+        references = [other.answer for _, other in drawn]
+        if self.label_fn is not None:
+            references = self._joined(rng, drawn)
+            values = np.clip(self.label_fn(references), -1, 1)
+        elif any(other.value is None for _, other in drawn):
             raise UserError("config.data.value_run: name a detector run, the texts to rewrite have no value labels")
-        read = np.clip(self.label_fn([rows[j].answer for j in bare]), -1, 1) if bare else []
-        return {j: rows[j].value for j in wanted} | dict(zip(bare, read, strict=True))
+        else:
+            values = [other.value for _, other in drawn]
+        parts = zip(drawn, values, references, strict=True)
+        return [VisaPair(row.question, row.answer, value, reference) for (row, _), value, reference in parts]
+
+    def _joined(self, rng: np.random.Generator, drawn: Sequence[tuple[TextRow, TextRow]]) -> list[str]:
+        """``join_answers`` of each pair, where that fits; else the other answer as it is."""
+        joined = [join_answers(rng, row.answer, other.answer) for row, other in drawn]
+        fits = [len(ids) < self.sizes.text for ids in self._encode(joined)]
+        return [new if fit else other.answer for new, fit, (_, other) in zip(joined, fits, drawn, strict=True)]
 
     def scored(self, n: int, seed: int, split: str) -> list[ScoredAnswer]:
         """Answers with their scores; of the training rows ``DAMAGED`` are scrambled and score 0."""
