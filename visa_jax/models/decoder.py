@@ -66,7 +66,7 @@ class DecoderConfig:
     norm_eps: float = 1e-5
     post_norms: bool = False  # norms behind attention and MLP, too
     qk_norm: bool = False
-    query_scalar: float | None = None  # scores are divided by its root; None = head_dim
+    query_scalar: int | None = None  # scores are divided by its root; None = head_dim
     attention_cap: float | None = None  # soft cap of attention's scores
     logit_cap: float | None = None  # soft cap of the logits
     bias: bool = False  # of query, key and value

@@ -209,7 +209,7 @@ def _read_gemma(c: Fields, **more) -> Fields:
         post_norms=True,
         scale_embedding=True,
         head_dim=c.get("head_dim", 256),
-        query_scalar=float(c.get("query_pre_attn_scalar", 256)),
+        query_scalar=c.get("query_pre_attn_scalar", 256),
         tie_embeddings=c.get("tie_word_embeddings", True),
     )
     return fields | {"query_scalar": None if fields["query_scalar"] == fields["head_dim"] else fields["query_scalar"]}
