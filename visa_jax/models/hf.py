@@ -76,6 +76,7 @@ def save_pretrained(
     dtype: str = "float32",
     family: str | None = None,
     end_ids: tuple[int, ...] | None = None,
+    pad_id: int | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write config.json, generation_config.json, the weights and, if given, the tokenizer with its chat template.
@@ -83,7 +84,7 @@ def save_pretrained(
     Args:
         dtype: of the weights: float32, bfloat16 or float16.
         family: model_type; None = the first in FAMILIES that the decoder fits.
-        end_ids: all ids that end a completion; None = the tokenizer's one.
+        end_ids, pad_id: all ids that end a completion, and what fills up; None = the tokenizer's own.
 
     Raises UserError where no family in FAMILIES (or not ``family``) has the same choices.
     """
@@ -93,6 +94,8 @@ def save_pretrained(
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
+    if pad_id is not None:
+        ids["pad_token_id"] = pad_id
     ids = {name: number for name, number in ids.items() if number is not None}
     directory.mkdir(parents=True, exist_ok=True)
     slots = FAMILIES[contents["model_type"]].slots
