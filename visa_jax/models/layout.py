@@ -44,26 +44,25 @@ def read_param(
     Turning, rounding to ``dtype`` and joining the layers happen on the devices, where for a moment it is there twice.
     """
     stacked = path[0] == "layers"
+    part, lead = (shape[1:], 1) if stacked else (shape, 0)  # of one tensor; axes before it
+    order = _order(path, slot, len(part))
+    back = (*range(lead), *(lead + order.index(axis) for axis in range(len(part))))
     places = dict(sharding.addressable_devices_indices_map(tuple(shape)))
-    shape = tuple(shape) if stacked else (1, *shape)
-    if not stacked:
-        places = {device: (slice(None), *index) for device, index in places.items()}
     pieces = {device: [] for device in places}
-    order = _order(path, slot, len(shape) - 1)
-    back = (0, *(1 + order.index(axis) for axis in range(len(order))))
-    for layer in range(shape[0]):
-        wanted = [device for device, index in places.items() if layer in range(*index[0].indices(shape[0]))]
+    for layer in range(shape[0] if stacked else 1):
+        wanted = [device for device, index in places.items() if not stacked or layer in range(shape[0])[index[0]]]
         if not wanted:
             continue
         tensor = weights.read(slot.name.format(layer))
         if slot.parts > 1:
             tensor = np.split(tensor, slot.parts, axis=-1)[slot.part]
-        tensor = tensor.reshape([shape[1 + axis] for axis in order])
+        tensor = tensor.reshape([part[axis] for axis in order])
         for device in wanted:
-            cut = tensor[tuple(places[device][1 + axis] for axis in order)]
-            pieces[device].append(jnp.transpose(jax.device_put(cut[None], device), back).astype(dtype))
-    arrays = [jax.lax.concatenate(layers, 0) if stacked else layers[0][0] for layers in pieces.values()]
-    return jax.make_array_from_single_device_arrays(shape if stacked else shape[1:], sharding, arrays)
+            cut = tensor[tuple(places[device][lead + axis] for axis in order)]
+            on_device = jax.device_put(cut[None] if stacked else cut, device)
+            pieces[device].append(jnp.transpose(on_device, back).astype(dtype))
+    arrays = [jax.lax.concatenate(layers, 0) if stacked else layers[0] for layers in pieces.values()]
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
 
 
 def stored_tensors(params: Params, slots: dict[Path, Slot], dtype) -> Iterator[tuple[str, np.ndarray]]:
