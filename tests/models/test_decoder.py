@@ -76,7 +76,7 @@ def test_a_window_ends_where_it_says(tiny, build, scan_layers):
 
 
 def test_a_window_reaches_back_into_the_prompt(tiny, build, tokens):
-    """Behind a prompt of 5, completion token t sees prompt tokens from 5 + t - 2 on; changing others changes nothing."""
+    """Behind a prompt of 5, token t of a completion sees places 3 + t and later; others change nothing."""
     lm, params = build(tiny(layers=1, window=3))
     prompt, completion = tokens(1, 1, 5), tokens(2, 1, 4)
     changed = prompt.at[0, 3].add(1)

@@ -158,13 +158,16 @@ def test_directories_go_round_bitwise(directory_of, stored, tmp_path, dtype, cas
 @pytest.mark.hf
 @pytest.mark.skipif(not torch_there, reason="PyTorch is not installed")
 def test_live(case, tmp_path):
-    """transformers computes the stored values still, and the same from the directory that we export."""
+    """transformers computes the stored values still, we read what it writes, and it reads what we export."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     contents = json.loads((case.directory / "config.json").read_text())
     model, _ = case.references.build(AutoConfig.for_model(**contents))
     for name, value in case.references.compute(model).items():
         np.testing.assert_allclose(value, case.values[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    model.save_pretrained(tmp_path / "theirs")  # whose config.json leaves out what is usual
+    assert read_decoder_config(tmp_path / "theirs") == case.config
+    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path / "theirs", case.config), case.params)
     save_pretrained(tmp_path, case.params, case.config, family=contents["model_type"])
     exported = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", dtype="float32").eval()
     values = case.references.compute(exported)
