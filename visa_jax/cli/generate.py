@@ -30,7 +30,7 @@ from visa_jax.data.symbols import BOS
 from visa_jax.data.template import answer_prompt, condition_size, moc_prompt
 from visa_jax.data.tokenizer import decode_batch, pad_id
 from visa_jax.evaluation.run import complete
-from visa_jax.models import DecoderConfig, Pretrained, load_pretrained, make_decoder
+from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.training.roles import RoleConfig, decoder_config
 from visa_jax.types import LanguageModel, Params
 
@@ -71,9 +71,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UsageError(f"--top_p={values.top_p}: expected a number in (0, 1]")
     preference = None if values.preference is None else read_preference(values.preference)
     writer = open_writer(Path(values.model), values.prompt, preference, values.chat)
-    room = writer.window - len(writer.ids)
-    if room < 1:
-        raise UserError(f"--prompt: {len(writer.ids)} tokens are longer than the model's window of {writer.window}")
+    room = _check_room(writer.ids, writer.window)
     drawn, ended = complete(
         writer.lm,
         writer.params,
@@ -121,11 +119,28 @@ def open_writer(directory: Path, prompt: str, preference: list[float] | None, ch
         return _open_run(directory, prompt, preference)
     if preference is not None:
         raise UserError(f"--preference: {directory} is a Hugging Face model, only a MOC run can be steered by one")
-    model, tokenizer = open_pretrained_run(directory, "--model")[:2] if is_run else load_pretrained(directory)
-    return _pretrained_writer(directory, model, tokenizer, prompt, chat)
+
+    def read_prompt(config: DecoderConfig, tokenizer: Any) -> None:
+        ids.extend(_pretrained_ids(directory, tokenizer, prompt, chat))
+        _check_room(ids, config.max_length)
+
+    ids: list[int] = []  # a prompt that does not fit is refused before the parameters are read
+    if is_run:
+        model, tokenizer, _ = open_pretrained_run(directory, "--model", check_fn=read_prompt)
+    else:
+        model, tokenizer = load_pretrained(directory, check_fn=read_prompt)
+
+    def write(drawn: list[int]) -> tuple[str, str]:
+        before, text = (tokenizer.decode(row, skip_special_tokens=True) for row in (ids, ids + drawn))
+        completion = text.removeprefix(before)
+        return completion if chat else text, completion
+
+    window, end_id = model.config.max_length, model.end_ids or (-1,)  # no token is -1: such a model never ends
+    return Writer(model.lm, model.params, ids, window, end_id, model.pad_id, write)
 
 
-def _pretrained_writer(directory: Path, model: Pretrained, tokenizer: Any, prompt: str, chat: bool) -> Writer:
+def _pretrained_ids(directory: Path, tokenizer: Any, prompt: str, chat: bool) -> list[int]:
+    """The prompt as ids: as it stands, or as a user's turn in the tokenizer's chat template."""
     if chat and not tokenizer.chat_template:
         raise UserError(f"--chat: the tokenizer of {directory} has no chat template")
     if chat:
@@ -136,14 +151,14 @@ def _pretrained_writer(directory: Path, model: Pretrained, tokenizer: Any, promp
         ids = tokenizer(prompt)["input_ids"]
     if not ids:
         raise UsageError("--prompt: is empty, and the tokenizer has no begin token to start from")
+    return ids
 
-    def write(drawn: list[int]) -> tuple[str, str]:
-        before, text = (tokenizer.decode(row, skip_special_tokens=True) for row in (ids, ids + drawn))
-        completion = text.removeprefix(before)
-        return completion if chat else text, completion
 
-    window, end_id = model.config.max_length, model.end_ids or (-1,)  # no token is -1: such a model never ends
-    return Writer(model.lm, model.params, ids, window, end_id, model.pad_id, write)
+def _check_room(ids: list[int], window: int) -> int:
+    """How many tokens fit behind a prompt; UserError unless it is one at least."""
+    if len(ids) >= window:
+        raise UserError(f"--prompt: {len(ids)} tokens are longer than the model's window of {window}")
+    return window - len(ids)
 
 
 def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> Writer:

@@ -7,6 +7,7 @@ workdir/huggingface/  of a run of 'pretrained' (visa-jax convert): config.json a
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,12 @@ def save_pretrained_run(workdir: str | Path, source: Path, params: Params, token
     save_params(workdir, params)
 
 
-def open_pretrained_run(workdir: str | Path, field: str) -> tuple[Pretrained, Any, str]:
+def open_pretrained_run(
+    workdir: str | Path, field: str, check_fn: Callable | None = None
+) -> tuple[Pretrained, Any, str]:
     """``(model, tokenizer, dtype of the source's files)`` of a run that ``save_pretrained_run`` wrote.
 
-    Raises UserError as ``open_run`` does.
+    ``check_fn`` is that of ``load_pretrained``. Raises UserError as ``open_run`` does.
     """
     workdir = Path(workdir)
     if not (workdir / "final.json").is_file():
@@ -95,6 +98,8 @@ def open_pretrained_run(workdir: str | Path, field: str) -> tuple[Pretrained, An
     source = workdir / "huggingface"
     config = read_decoder_config(source)
     tokenizer = load_any_tokenizer(workdir / "tokenizer", config.vocab_size)
+    if check_fn is not None:
+        check_fn(config, tokenizer)
     lm, _ = make_decoder(config)
     end_ids, pad_id = special_ids(source)
     model = Pretrained(lm, load_params(workdir), config, end_ids, pad_id, read_family(source))

@@ -40,13 +40,19 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(
-    directory: str | Path, *, param_dtype: str = "float32", sharding_fn: Callable | None = None, **changes
+    directory: str | Path,
+    *,
+    param_dtype: str = "float32",
+    sharding_fn: Callable | None = None,
+    check_fn: Callable | None = None,
+    **changes,
 ) -> tuple[Pretrained, Any]:
     """``(model, tokenizer)`` of a Hugging Face directory of a family in FAMILIES.
 
     Args:
         directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer.
         param_dtype, sharding_fn: of ``load_params``.
+        check_fn: ``(DecoderConfig, tokenizer) -> None``, may refuse before a device holds anything.
         changes: fields of DecoderConfig that a directory does not settle: dtype, remat, scan_layers.
 
     Raises:
@@ -61,6 +67,8 @@ def load_pretrained(
     with open_weights(directory) as weights:
         slots = fit_weights(weights, FAMILIES[family], config)
         tokenizer = load_tokenizer(directory, config.vocab_size)
+        if check_fn is not None:
+            check_fn(config, tokenizer)
         params = _read_params(weights, slots, config, param_dtype, sharding_fn)
     lm, _ = make_decoder(config)
     end_ids, pad_id = special_ids(directory)
