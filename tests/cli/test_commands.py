@@ -180,7 +180,9 @@ def test_generate_refuses_in_one_line(flags, message, chain, call, compiles):
     assert compiles.count == 0, compiles.names
 
 
-def test_a_prompt_longer_than_a_pretrained_window_is_refused(shared, call):
+def test_a_prompt_longer_than_a_pretrained_window_is_refused(shared, call, monkeypatch):
+    """Before the weights are on the device."""
+    monkeypatch.setattr(jax, "device_put", None)
     argv = [f"--model={shared / 'data' / 'stories260k'}", f"--prompt={'the cat sat on the mat. ' * 200}"]
     error = refused(call("generate", *argv))
     assert "tokens are longer than the model's window of 512" in error

@@ -9,12 +9,29 @@ import pytest
 
 from visa_jax.config import FieldError
 from visa_jax.models import logical_axes, make_decoder
+from visa_jax.models.layers import RopeScaling
 from visa_jax.types import Prefix
 
 OPTIONS = dict(qk_norm=True, bias=True, out_bias=True, tie_embeddings=False, kv_heads=1, scan_layers=False)
 
 
-@pytest.fixture(params=[{}, OPTIONS], ids=["plain", "options"], scope="module")
+LOCAL = dict(
+    window=3,
+    local_layers=(True, False),
+    local_rope_theta=50.0,
+    rope_scaling=RopeScaling(kind="linear", factor=2.0),
+    norm="rms_plus_one",
+    post_norms=True,
+    query_scalar=5,
+    attention_cap=2.0,
+    logit_cap=3.0,
+    activation="gelu_tanh",
+    scale_embedding=True,
+)
+LEARNED = dict(positions="learned", norm="layer", gated=False, mlp_bias=True, bias=True, window=4, layers=3)
+
+
+@pytest.fixture(params=[{}, OPTIONS, LOCAL], ids=["plain", "options", "local"], scope="module")
 def model(request, tiny, build):
     return build(tiny(**request.param))
 
@@ -40,6 +57,56 @@ def test_causality_by_gradient(model, tokens):
     for t in (0, 3, 5):
         gradient = np.abs(np.asarray(grad_fn(params["embedding"], t)[ids[0]])).sum(-1)
         assert (gradient[: t + 1] > 1e-6).all() and (gradient[t + 1 :] == 0).all(), (t, gradient)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_window_ends_where_it_says(tiny, build, scan_layers):
+    """Through local layers with a window of 3 a token sees 2 tokens further back per layer, through a wide one all."""
+    ids = jnp.arange(1, 8)[None]
+
+    def seen(**changes):
+        lm, params = build(tiny(scan_layers=scan_layers, **changes))
+        read = lambda table: jnp.sum(lm.forward({**params, "embedding": table}, ids, ones(ids))[0, 6] ** 3)  # noqa: E731
+        return (np.abs(jax.jit(jax.grad(read))(params["embedding"])[ids[0]]).sum(-1) > 1e-7).tolist()
+
+    assert seen(layers=1, window=3) == [False] * 4 + [True] * 3
+    assert seen(layers=2, window=3) == [False] * 2 + [True] * 5
+    assert seen(layers=2, window=3, local_layers=(True, False)) == [True] * 7
+    assert seen(layers=2, window=1, local_layers=(True, True)) == [False] * 6 + [True]
+
+
+def test_a_window_reaches_back_into_the_prompt(tiny, build, tokens):
+    """Behind a prompt of 5, token t of a completion sees places 3 + t and later; others change nothing."""
+    lm, params = build(tiny(layers=1, window=3))
+    prompt, completion = tokens(1, 1, 5), tokens(2, 1, 4)
+    changed = prompt.at[0, 3].add(1)
+    hidden = [
+        lm.extend(params, lm.prefill(params, ids, ones(ids)), completion, ones(completion))[0]
+        for ids in (prompt, changed)
+    ]
+    moved = jnp.abs(hidden[0] - hidden[1]).max(-1)
+    assert float(moved[0]) > 1e-3 and (moved[1:] == 0).all()
+
+
+def test_learned_positions_and_layer_norms_hold_the_same_promises(tiny, build, tokens):
+    """GPT-2's parts: padding changes nothing, and decoding behind a shared prefix is the forward pass."""
+    lm, params = build(tiny(**LEARNED))
+    prompt, completion, length = tokens(7, 2, 5), tokens(8, 4, 4), (5, 2)
+    prefix = lm.prefill(params, prompt, jnp.arange(5)[None] < jnp.asarray(length)[:, None])
+    cache, extended = lm.init_cache(prefix, 4, 4), lm.extend(params, prefix, completion, ones(completion))
+    for step in range(4):
+        hidden, cache = lm.decode(params, prefix, cache, completion[:, step], step)
+        np.testing.assert_allclose(hidden, extended[:, step], atol=1e-5)
+    for row, ids in enumerate(joined(prompt, length, completion, 2)):
+        np.testing.assert_allclose(extended[row], lm.forward(params, ids, ones(ids))[0, -4:], atol=1e-5)
+
+
+def test_caps_bound_and_keep_the_order(tiny, build, tokens):
+    (lm, params), (capped, _) = build(tiny()), build(tiny(logit_cap=0.1))
+    hidden = lm.forward(params, tokens(1, 1, 5), ones(tokens(1, 1, 5)))
+    free, bounded = lm.logits(params, hidden), capped.logits(params, hidden)
+    np.testing.assert_allclose(bounded, 0.1 * np.tanh(np.asarray(free) / 0.1), atol=1e-6)
+    assert float(jnp.abs(free).max()) > 0.3 > 0.1 >= float(jnp.abs(bounded).max())
 
 
 def test_bidirectional_sees_both_ways(tiny, build):
@@ -179,10 +246,11 @@ def test_bfloat16_computes_narrow_and_stays_near(tiny, tokens, plain, build):
     np.testing.assert_allclose(hidden.astype(jnp.float32), lm.forward(params, ids, ones(ids)), atol=0.1)
 
 
-def test_logical_axes_name_every_dimension(tiny):
-    config = tiny(bias=True, qk_norm=True, tie_embeddings=False)
+@pytest.mark.parametrize("choices", [dict(bias=True, qk_norm=True, tie_embeddings=False), LOCAL, LEARNED])
+def test_logical_axes_name_every_dimension(tiny, choices):
+    config = tiny(**{**choices, "layers": 2})
     params, axes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0)), logical_axes(config)
-    sizes = dict(vocab=23, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24)
+    sizes = dict(vocab=23, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, positions=512)
     shapes = jax.tree.map(
         lambda names: tuple(sizes[name] for name in names), axes, is_leaf=lambda x: isinstance(x, tuple)
     )
@@ -212,6 +280,13 @@ def test_second_call_compiles_nothing(plain, tokens, compiles):
         ("norm_eps", 0.0),
         ("condition", -1),
         ("segment_end", 3),  # of a causal decoder
+        ("window", 0),
+        ("local_layers", (True,)),  # of a decoder with two
+        ("local_layers", (True, False)),  # without a window
+        ("norm", "batch"),
+        ("activation", "relu"),
+        ("positions", "none"),
+        ("logit_cap", -1.0),
     ],
 )
 def test_impossible_sizes_are_refused_by_name(tiny, field, value):

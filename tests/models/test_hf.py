@@ -3,6 +3,9 @@
 import functools
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from visa_jax.config import UserError
-from visa_jax.models import load_pretrained, make_decoder, save_pretrained
+from visa_jax.models import DecoderConfig, load_pretrained, make_decoder, save_pretrained
 from visa_jax.models.hf import load_params, read_decoder_config
 from visa_jax.rollout import generate
 from visa_jax.types import PromptBatch
@@ -131,15 +134,26 @@ def saved(tiny, tmp_path):
     "changes, named",
     [
         (dict(model_type="mamba"), "model_type 'mamba'"),
-        (dict(rope_parameters={"rope_type": "llama3"}), "rope_scaling"),
+        (dict(rope_parameters={"rope_type": "yarn"}), "rope_scaling"),
+        (dict(rope_parameters={"rope_type": "llama3"}), "rope_scaling = .* has no factor"),
+        (dict(rope_parameters={"rope_type": "linear", "factor": -1.0}), "rope_scaling.factor"),
+        (dict(partial_rotary_factor=0.5), "partial_rotary_factor = 0.5"),
+        (dict(quantization_config={"bits": 4}), "quantization_config"),
         (dict(hidden_act="gelu"), "hidden_act"),
         (dict(num_key_value_heads=3), "kv_heads"),
-        (dict(intermediate_size=25), "mlp.down_proj.weight"),
-        (dict(num_hidden_layers=3), "model.layers.2"),
+        (dict(num_attention_heads=0), "heads: must be positive"),
+        (dict(hidden_size="16"), "config.json: a field is of the wrong type"),
+        (dict(intermediate_size=25), r"mlp.*_proj.weight has shape \(.*24.*\), config.json wants \(.*25.*\)"),
+        (dict(num_hidden_layers=3), "has no tensor model.layers.2"),
+        (dict(num_hidden_layers=1), "tensor model.layers.1.* has no place"),
         (dict(attention_bias=True), "bias"),
+        (dict(vocab_size=24), r"embed_tokens.weight has shape \(23, 16\), config.json wants \(24, 16\)"),
+        (dict(model_type="mistral", sliding_window=-3), "window"),
+        (dict(model_type="qwen3"), "k_norm"),
+        (dict(model_type="gemma2"), "has no tensor"),
     ],
 )
-def test_what_the_decoder_cannot_be_is_refused_by_name(saved, changes, named):
+def test_what_the_decoder_cannot_be_is_refused_by_name(saved, changes, named, no_device):
     directory, edit = saved
     edit(**changes)
     with pytest.raises(UserError, match=named) as caught:
@@ -147,12 +161,141 @@ def test_what_the_decoder_cannot_be_is_refused_by_name(saved, changes, named):
     assert "\n" not in str(caught.value) and str(directory) in str(caught.value)
 
 
+@pytest.fixture
+def no_device(monkeypatch):
+    """Nothing may be put on a device."""
+
+    def refuse(*args, **settings):
+        raise AssertionError("something was put on a device")
+
+    monkeypatch.setattr(jax, "device_put", refuse)
+
+
+def test_bad_shards_are_named_before_the_device_is_touched(tiny, build, tmp_path, no_device):
+    _, params = build(tiny())
+    save_pretrained(tmp_path, params, tiny(), max_shard_bytes=4000)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    held = shards[2].read_bytes()
+    assert len(shards) > 3
+    shards[2].write_bytes(held[:-1])
+    with pytest.raises(UserError, match=f"{shards[2].name}: cut off: tensor model.* ends at byte"):
+        load_pretrained(tmp_path)
+    shards[2].unlink()
+    with pytest.raises(UserError, match=f"{shards[2].name}: no such file, .* wants tensor model"):
+        load_pretrained(tmp_path)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(stories, tmp_path, no_device, tiny):
+    config = tiny(vocab_size=500)
+    shapes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0))
+    save_pretrained(tmp_path, jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes), config)
+    shutil.copy(stories / "tokenizer.json", tmp_path)
+    with pytest.raises(UserError, match="tokenizer.json: token id 511 lies beyond the embedding of 500 rows"):
+        load_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": 3')
+    with pytest.raises(UserError, match="tokenizer.json: damaged tokenizer") as caught:
+        load_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_the_bare_model_with_old_buffers_are_read(tiny, build, tmp_path):
+    """GPT-2's published file: no prefix, and masks kept as tensors; heads for other tasks beside a model's tensors."""
+    config = tiny(
+        positions="learned", norm="layer", gated=False, activation="gelu_tanh", bias=True, out_bias=True,
+        mlp_bias=True, kv_heads=4, head_dim=4,
+    )  # fmt: skip
+    _, params = build(config)
+    save_pretrained(tmp_path, params, config)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gpt2"
+    tensors = load_file(tmp_path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(bare | {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32)}, tmp_path / "model.safetensors")
+    loaded = load_params(tmp_path, config)
+    save_file(tensors | {"score.weight": np.ones((1, 16), np.float32)}, tmp_path / "model.safetensors")
+    again = load_params(tmp_path, config)
+    for one, other, given in zip(*map(jax.tree.leaves, (loaded, again, params)), strict=True):
+        np.testing.assert_array_equal(one, given)
+        np.testing.assert_array_equal(other, given)
+    save_file(tensors | {"transformer.h.2.ln_1.bias": np.ones(16, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="tensor transformer.h.2.ln_1.bias has no place"):
+        load_params(tmp_path, config)
+
+
+def test_parameters_come_onto_the_shardings_asked_for(tiny, build, tmp_path):
+    """Layers over one axis of a mesh, heads or inputs over the other: the same numbers, no device with all of them."""
+    config = tiny()
+    _, params = build(config)
+    save_pretrained(tmp_path, params, config)
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    specs = {"query": "x,,y,", "out": "x,y,,", "down": "x,y,", "up": "x,,y", "embedding": ",y"}
+
+    def sharding_fn(path):
+        spec = next((specs[part] for part in path if part in specs), "x" if path[0] == "layers" else "")
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*(axis or None for axis in spec.split(","))))
+
+    loaded = load_params(tmp_path, config, sharding_fn=sharding_fn)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    query = loaded["layers"]["attention"]["query"]["kernel"]
+    assert query.sharding == sharding_fn(("layers", "query")) and query.addressable_shards[0].data.shape == (
+        1,
+        16,
+        2,
+        8,
+    )
+
+
+def test_several_end_ids_and_the_chat_template_go_out(stories, tmp_path):
+    model, tokenizer = load_pretrained(stories)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    settings = dict(dtype="bfloat16", end_ids=model.end_ids, pad_id=5)
+    save_pretrained(tmp_path, model.params, model.config, tokenizer, **settings)
+    told = json.loads((tmp_path / "generation_config.json").read_text())
+    assert told == {"bos_token_id": 1, "eos_token_id": [1, 2], "pad_token_id": 5}
+    again, its = load_pretrained(tmp_path)
+    assert (again.end_ids, again.pad_id, its.chat_template) == ((1, 2), 5, "{{ messages[0]['content'] }}")
+    rounded = model.params["embedding"].astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(again.params["embedding"], rounded)
+
+
+LOAD_AND_MEASURE = """
+import sys, jax
+from visa_jax.models.hf import load_params, read_decoder_config
+def kib(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+config = read_decoder_config(sys.argv[1])
+jax.numpy.zeros(3).block_until_ready()
+before = kib("VmRSS")
+params = load_params(sys.argv[1], config)
+jax.block_until_ready(params)
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1024
+print(int(kib("VmHWM") - before - size))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's account of memory")
+def test_a_tensor_at_a_time_is_in_host_memory(tmp_path, root):
+    """Beside the parameters themselves (on CPU host memory, too): 1.2 tensors and a stack of layers being joined."""
+    config = DecoderConfig(
+        vocab_size=48_000, width=512, layers=12, heads=8, kv_heads=8, head_dim=64, mlp_width=2048
+    )  # fmt: skip
+    shapes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0))
+    # arrays that take no memory here
+    save_pretrained(tmp_path, jax.tree.map(lambda x: np.broadcast_to(np.float32(1), x.shape), shapes), config)
+    largest, stack, total = 48_000 * 512 * 4, 12 * 512 * 2048 * 4, sum(4 * x.size for x in jax.tree.leaves(shapes))
+    command = [sys.executable, "-c", LOAD_AND_MEASURE, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    beside = 1024 * int(done.stdout)
+    allowed = 1.2 * largest + stack + 32 * 2**20  # the last: compiled programs
+    assert allowed < 0.8 * total  # so that a second model would be seen
+    assert 0 < beside < allowed, (beside, allowed, total)
+
+
 def test_missing_and_damaged_files_are_named(saved):
     directory, _ = saved
     with pytest.raises(UserError, match="tokenizer.json"):
         load_pretrained(directory)
     (directory / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="model.safetensors: damaged"):
+    with pytest.raises(UserError, match="model.safetensors: damaged or cut off"):
         load_pretrained(directory)
     (directory / "model.safetensors").unlink()
     with pytest.raises(UserError, match="model.safetensors: no such file"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from visa_jax.models.cache import attend, causal_bias, positions
-from visa_jax.models.layers import rms_norm, rope_angles, rotate, swiglu
+from visa_jax.models.layers import Norm, RopeScaling, geglu, layer_norm, rms_norm, rope_angles, rotate, soft_cap, swiglu
 
 
 def test_rms_norm_by_hand():
@@ -19,6 +19,44 @@ def test_rms_norm_keeps_bfloat16_but_computes_wide():
     out = rms_norm(x, jnp.ones(4096), 0.0)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1.0, rtol=1e-2)
+
+
+def test_layer_norm_by_hand():
+    # mean 5, deviations -2 and 2, variance 4; eps 12 makes the root 4: -1/2 and 1/2, times the scale, plus the bias
+    out = layer_norm(jnp.array([[3.0, 7.0]]), jnp.array([2.0, 4.0]), jnp.array([1.0, -1.0]), 12.0)
+    np.testing.assert_allclose(out, [[0.0, 1.0]], atol=1e-6)
+
+
+def test_a_norm_that_adds_one_to_its_parameter():
+    x = jnp.array([[3.0, 4.0]])
+    norm = Norm(2, 3.5, kind="rms_plus_one")
+    np.testing.assert_allclose(norm(x), [[0.75, 1.0]], rtol=1e-6)  # the parameter starts at 0
+    norm.scale[...] = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(norm(x), rms_norm(x, jnp.array([2.0, 3.0]), 3.5), rtol=1e-6)
+
+
+def test_soft_cap_is_a_scaled_tanh():
+    np.testing.assert_allclose(soft_cap(jnp.array([0.01, 2.0, -1e9]), 2.0), [0.01, 2 * np.tanh(1), -2.0], rtol=1e-4)
+    assert float(soft_cap(jnp.array(7.0), None)) == 7.0
+
+
+def test_geglu_by_hand():
+    # gelu(1) = (1 + tanh(sqrt(2/pi) * 1.044715)) / 2
+    expected = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * 1.044715)) * 4
+    np.testing.assert_allclose(geglu(jnp.array([1.0]), jnp.array([4.0])), [expected], rtol=1e-6)
+
+
+def test_rope_scaling_by_hand():
+    linear = RopeScaling(kind="linear", factor=4.0)
+    for scaled, plain in zip(
+        rope_angles(jnp.array([[8]]), 4, 100.0, linear), rope_angles(jnp.array([[2]]), 4, 100.0), strict=True
+    ):
+        np.testing.assert_allclose(scaled, plain, rtol=1e-6)  # place 8 is place 2, four times slower
+    # in 100 tokens these turn 8, 4, 2.5, 1 and 0.5 times: kept from 4 on, an eighth up to 1, half of each at 2.5
+    turns, share = np.array([8, 4, 2.5, 1, 0.5]), np.array([1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8])
+    llama3 = RopeScaling(kind="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=100)
+    frequency = jnp.asarray(turns * 2 * np.pi / 100, jnp.float32)
+    np.testing.assert_allclose(llama3.apply(frequency), frequency * share.astype(np.float32), rtol=1e-5)
 
 
 def test_rotate_turns_pairs_by_position_times_frequency():

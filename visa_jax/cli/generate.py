@@ -2,9 +2,10 @@
 
 visa-jax generate --model=DIR --prompt="Once upon a time" --temperature=0 --max_new_tokens=200 [--json]
 visa-jax generate --model=runs/quickstart/moc --prompt="what about the archive ?" --preference=0.3,0.7
+visa-jax generate --model=DIR --prompt="What is fair?" --chat     # the prompt as a user's turn of the chat template
 
-What is printed is the prompt with its completion. A run is given the form of prompt that it was trained on; a
-rewriter is better asked by `visa-jax rewrite`, here its prompt is taken as it stands.
+What is printed is the prompt with its completion, with --chat the completion alone. A run is given the form of prompt
+that it was trained on; a rewriter is better asked by `visa-jax rewrite`, here its prompt is taken as it stands.
 """
 
 import json
@@ -20,15 +21,16 @@ from absl import flags
 
 from visa_jax.cli.flags import UsageError
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import open_run, run_kind
+from visa_jax.cli.runs import PRETRAINED, Run, open_pretrained_run, open_run, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import UserError, from_config_dict, load_config
+from visa_jax.data.source import Source
 from visa_jax.data.symbols import BOS
 from visa_jax.data.template import answer_prompt, condition_size, moc_prompt
 from visa_jax.data.tokenizer import decode_batch, pad_id
 from visa_jax.evaluation.run import complete
-from visa_jax.models import load_pretrained, make_decoder
+from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.training.roles import RoleConfig, decoder_config
 from visa_jax.types import LanguageModel, Params
 
@@ -58,6 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("top_p", 1.0, "draw among the likeliest with this mass, in (0, 1]", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0)
     flags.DEFINE_list("preference", None, "of a MOC run: numbers that sum to 1, as 0.3,0.7", flag_values=values)
+    flags.DEFINE_bool("chat", False, "use the chat template of a Hugging Face model's tokenizer", flag_values=values)
     flags.DEFINE_bool("json", False, "print JSON", flag_values=values)
 
 
@@ -67,10 +70,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if not 0 < values.top_p <= 1:
         raise UsageError(f"--top_p={values.top_p}: expected a number in (0, 1]")
     preference = None if values.preference is None else read_preference(values.preference)
-    writer = open_writer(Path(values.model), values.prompt, preference)
-    room = writer.window - len(writer.ids)
-    if room < 1:
-        raise UserError(f"--prompt: {len(writer.ids)} tokens are longer than the model's window of {writer.window}")
+    writer = open_writer(Path(values.model), values.prompt, preference, values.chat)
+    room = _check_room(writer.ids, writer.window)
     drawn, ended = complete(
         writer.lm,
         writer.params,
@@ -106,29 +107,58 @@ def read_preference(entries: list[str]) -> list[float]:
     return numbers
 
 
-def open_writer(directory: Path, prompt: str, preference: list[float] | None) -> Writer:
+def open_writer(directory: Path, prompt: str, preference: list[float] | None, chat: bool = False) -> Writer:
     """The model in a directory. UserError naming the flag for what it cannot do."""
     if not directory.is_dir():
         raise UserError(f"--model: {directory} does not exist")
-    if "model_type" not in load_config(directory):
+    config = load_config(directory)
+    is_run = "model_type" not in config
+    if is_run and run_kind(config) != PRETRAINED:
+        if chat:
+            raise UserError(f"--chat: {directory} holds a run that was trained without a chat template")
         return _open_run(directory, prompt, preference)
     if preference is not None:
         raise UserError(f"--preference: {directory} is a Hugging Face model, only a MOC run can be steered by one")
-    return _open_pretrained(directory, prompt)
 
+    def read_prompt(config: DecoderConfig, tokenizer: Any) -> None:
+        ids.extend(_pretrained_ids(directory, tokenizer, prompt, chat))
+        _check_room(ids, config.max_length)
 
-def _open_pretrained(directory: Path, prompt: str) -> Writer:
-    model, tokenizer = load_pretrained(directory)
-    ids = tokenizer(prompt)["input_ids"]
-    if not ids:
-        raise UsageError("--prompt: is empty, and the tokenizer has no begin token to start from")
+    ids: list[int] = []  # a prompt that does not fit is refused before the parameters are read
+    if is_run:
+        model, tokenizer, _ = open_pretrained_run(directory, "--model", check_fn=read_prompt)
+    else:
+        model, tokenizer = load_pretrained(directory, check_fn=read_prompt)
 
     def write(drawn: list[int]) -> tuple[str, str]:
         before, text = (tokenizer.decode(row, skip_special_tokens=True) for row in (ids, ids + drawn))
-        return text, text.removeprefix(before)
+        completion = text.removeprefix(before)
+        return completion if chat else text, completion
 
     window, end_id = model.config.max_length, model.end_ids or (-1,)  # no token is -1: such a model never ends
     return Writer(model.lm, model.params, ids, window, end_id, model.pad_id, write)
+
+
+def _pretrained_ids(directory: Path, tokenizer: Any, prompt: str, chat: bool) -> list[int]:
+    """The prompt as ids: as it stands, or as a user's turn in the tokenizer's chat template."""
+    if chat and not tokenizer.chat_template:
+        raise UserError(f"--chat: the tokenizer of {directory} has no chat template")
+    if chat:
+        turns = [{"role": "user", "content": prompt}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]  # the template writes them
+    else:
+        ids = tokenizer(prompt)["input_ids"]
+    if not ids:
+        raise UsageError("--prompt: is empty, and the tokenizer has no begin token to start from")
+    return ids
+
+
+def _check_room(ids: list[int], window: int) -> int:
+    """How many tokens fit behind a prompt; UserError unless it is one at least."""
+    if len(ids) >= window:
+        raise UserError(f"--prompt: {len(ids)} tokens are longer than the model's window of {window}")
+    return window - len(ids)
 
 
 def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> Writer:
@@ -136,17 +166,13 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
     if preference is not None and kind not in STEERED:
         raise UserError(f"--preference: {directory} holds a run of {kind!r}, only a MOC run can be steered by one")
     found = open_run(directory, "--model", WRITERS, made_by="visa-jax train or supervise")
-    source = make_source(from_config_dict(DataConfig, found.config.data, f"{directory}/config.json: data"))
-    role, condition = start_role(found), 0
+    config, source, role = run_decoder(found)
     if kind == "moc":
-        objectives = len(found.config.moc.reward_names)
-        condition = condition_size(role.preference_encoding, objectives)
-        _check_preference(directory, preference, objectives)
+        _check_preference(directory, preference, len(found.config.moc.reward_names))
     elif kind == "moc_sft" and role.preference_encoding != "prefix":
         _check_preference(directory, preference, len(role.preferences[0]))
     elif preference is not None:  # a prefix is a learned map, and only MOC learns it
         raise UserError(f"--preference: {directory} was not trained to read one, the moc run that starts from it is")
-    config = decoder_config(source, role.trunk, condition)
     tokenizer = source.tokenizer
     whole = prompt_of(kind, role, prompt, preference)
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
@@ -158,6 +184,15 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
 
     lm, _ = make_decoder(config)
     return Writer(lm, found.params, ids, config.max_length, tokenizer.eos_token_id, pad_id(tokenizer), write)
+
+
+def run_decoder(found: Run) -> tuple[DecoderConfig, Source, RoleConfig]:
+    """The decoder of a run that writes text, the source that it was trained on, and ``start_role``."""
+    named = f"{found.workdir}/config.json: data"
+    source, role = make_source(from_config_dict(DataConfig, found.config.data, named)), start_role(found)
+    objectives = len(found.config.moc.reward_names) if run_kind(found.config) == "moc" else 0
+    condition = condition_size(role.preference_encoding, objectives) if objectives else 0
+    return decoder_config(source, role.trunk, condition), source, role
 
 
 def start_role(found: Any) -> RoleConfig:

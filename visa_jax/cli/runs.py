@@ -3,8 +3,11 @@
 workdir/config.json   the whole config, which tells its kind by role.role (supervise) or method (train)
 workdir/tokenizer/    a transformers fast tokenizer
 workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
+workdir/huggingface/  of a run of 'pretrained' (visa-jax convert): config.json and generation_config.json of its source
 """
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +17,13 @@ from visa_jax.checkpoint import load_params, save_params
 from visa_jax.config import UserError, load_config, save_config
 from visa_jax.data.source import Source
 from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from visa_jax.models import Pretrained, make_decoder
+from visa_jax.models.hf import load_tokenizer as load_any_tokenizer
+from visa_jax.models.hf import read_decoder_config, read_family, special_ids
 from visa_jax.training.supervised import twin
 from visa_jax.types import Params
+
+PRETRAINED = "pretrained"  # kind of a run that was a Hugging Face directory
 
 
 class Run(NamedTuple):
@@ -63,6 +71,39 @@ def open_run(
     if not (workdir / "final.json").is_file():
         raise UserError(f"{field}: {workdir} holds an unfinished run; go on with it first ({made_by})")
     return Run(workdir, config, load_params(workdir), load_tokenizer(workdir / "tokenizer"))
+
+
+def save_pretrained_run(workdir: str | Path, source: Path, params: Params, tokenizer: Any, dtype: str) -> None:
+    """Keep a model read from the Hugging Face directory ``source`` as a run; ``dtype`` is that of its files."""
+    workdir = Path(workdir)
+    (workdir / "huggingface").mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, workdir / "huggingface" / name)
+    save_config(workdir, ConfigDict({"role": {"role": PRETRAINED}, "dtype": dtype}))
+    tokenizer.save_pretrained(str(workdir / "tokenizer"))
+    save_params(workdir, params)
+
+
+def open_pretrained_run(
+    workdir: str | Path, field: str, check_fn: Callable | None = None
+) -> tuple[Pretrained, Any, str]:
+    """``(model, tokenizer, dtype of the source's files)`` of a run that ``save_pretrained_run`` wrote.
+
+    ``check_fn`` is that of ``load_pretrained``. Raises UserError as ``open_run`` does.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "final.json").is_file():
+        raise UserError(f"{field}: {workdir} holds an unfinished run; make it again with visa-jax convert")
+    source = workdir / "huggingface"
+    config = read_decoder_config(source)
+    tokenizer = load_any_tokenizer(workdir / "tokenizer", config.vocab_size)
+    if check_fn is not None:
+        check_fn(config, tokenizer)
+    lm, _ = make_decoder(config)
+    end_ids, pad_id = special_ids(source)
+    model = Pretrained(lm, load_params(workdir), config, end_ids, pad_id, read_family(source))
+    return model, tokenizer, load_config(workdir).dtype
 
 
 def reward_and_judge(run: Run) -> tuple[Params, Params]:

@@ -7,7 +7,7 @@ joined), so that the keys of a prompt are never repeated for its G completions.
 import jax
 import jax.numpy as jnp
 
-from visa_jax.models.layers import MASKED
+from visa_jax.models.layers import MASKED, soft_cap
 from visa_jax.types import Prefix
 
 
@@ -24,6 +24,12 @@ def causal_bias(mask_BT: jax.Array, causal: bool = True) -> jax.Array:
     return jnp.where(seen | jnp.eye(length, dtype=bool)[None], 0.0, MASKED)
 
 
+def windowed(bias, query_position_BT, key_position_BS, window: int):
+    """``bias`` [B, T, S] with MASKED where a key stands ``window`` or more tokens before the query."""
+    near = query_position_BT[:, :, None] - key_position_BS[:, None, :] < window
+    return jnp.where(near, bias, MASKED)
+
+
 def same_segment(closes_BT: jax.Array) -> jax.Array:
     """bool [B, T, S]: whether two tokens stand in one segment; a token that closes a segment belongs to it."""
     closes_BT = closes_BT.astype(jnp.int32)
@@ -36,14 +42,15 @@ def positions(mask_BT: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(mask_BT.astype(jnp.int32), axis=1) - 1, 0)
 
 
-def attend(query_BTQC, key_BHSC, value_BHSC, bias_BTS, prefix=None):
+def attend(query_BTQC, key_BHSC, value_BHSC, bias_BTS, prefix=None, cap: float | None = None):
     """Grouped-query attention over own keys and, if given, a prefix shared by B // N rows.
 
     Args:
         query_BTQC: queries; query head q reads key head q // (Q / H).
         key_BHSC, value_BHSC: own keys and values, heads first: the layout the matrix products want.
         bias_BTS: float32, 0 where seen, MASKED where not; its first two axes may be 1.
-        prefix: None or (key_NHLC, value_NHLC, bias_NL).
+        prefix: None or (key_NHLC, value_NHLC, bias_NL); where each query sees other keys, bias_BTL.
+        cap: soft cap of the scores.
 
     Returns:
         [B, T, Q, C] in the dtype of the query.
@@ -51,13 +58,14 @@ def attend(query_BTQC, key_BHSC, value_BHSC, bias_BTS, prefix=None):
     rows, tokens, heads, size = query_BTQC.shape
     kv = key_BHSC.shape[1]
     query = (query_BTQC * size**-0.5).reshape(rows, tokens, kv, heads // kv, size).transpose(0, 2, 1, 3, 4)
-    own = _scores("bhtrc,bhsc->bhtrs", query, key_BHSC) + bias_BTS[:, None, :, None, :]
+    own = soft_cap(_scores("bhtrc,bhsc->bhtrs", query, key_BHSC), cap) + bias_BTS[:, None, :, None, :]
     top = jnp.max(own, axis=-1, keepdims=True)  # [B, H, T, R, 1]
     if prefix is not None:
-        key_NHLC, value_NHLC, bias_NL = prefix
+        key_NHLC, value_NHLC, bias = prefix
         n = key_NHLC.shape[0]
-        shared = _scores("nhgtrc,nhlc->nhgtrl", _to_groups(query, n), key_NHLC)
-        shared = shared + bias_NL[:, None, None, None, None, :]
+        shared = soft_cap(_scores("nhgtrc,nhlc->nhgtrl", _to_groups(query, n), key_NHLC), cap)
+        bias_NGTL = bias[:, None, None, :] if bias.ndim == 2 else bias.reshape(n, rows // n, *bias.shape[1:])
+        shared = shared + bias_NGTL[:, None, :, :, None, :]
         top = jnp.maximum(top, _to_rows(jnp.max(shared, axis=-1, keepdims=True)))
     top = jax.lax.stop_gradient(top)
     weight = jnp.exp(own - top)

@@ -1,4 +1,4 @@
-"""A Llama-shaped decoder as a Flax NNX module, used as pure functions of a parameter tree.
+"""The decoder as a Flax NNX module, used as pure functions of a parameter tree.
 
 1 ``DecoderConfig``  what it is made of
 2 ``Decoder``        the module; layers are stacked on a leading axis
@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,26 @@ from visa_jax.models.cache import (
     prefix_layers,
     prefix_lengths,
     same_segment,
+    windowed,
 )
-from visa_jax.models.layers import MASKED, Block, Linear, Norm, declare, draw_params, rope_angles
-from visa_jax.types import LanguageModel, Prefix
+from visa_jax.models.layers import (
+    MASKED,
+    Block,
+    Linear,
+    Norm,
+    RopeScaling,
+    declare,
+    draw_params,
+    rope_angles,
+    soft_cap,
+)
+from visa_jax.types import Array, LanguageModel, Prefix
 
 DTYPES = ("float32", "bfloat16", "float16")
 REMATS = ("none", "full", "dots")
+NORMS = ("rms", "rms_plus_one", "layer")
+ACTIVATIONS = ("silu", "gelu_tanh")
+POSITIONS = ("rope", "learned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,17 +56,31 @@ class DecoderConfig:
     kv_heads: int
     head_dim: int
     mlp_width: int
+    positions: str = "rope"  # or learned: a vector per place, added to the embedding
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None  # of layers that are not local
+    window: int | None = None  # tokens, its own included, that a token sees in a local layer; None = no local layers
+    local_layers: tuple[bool, ...] = ()  # which layers are local; () = all where there is a window
+    local_rope_theta: float | None = None  # of local layers, which are not scaled then; None = as the others
+    norm: str = "rms"  # rms_plus_one (Gemma: 1 + parameter) or layer (with a bias)
     norm_eps: float = 1e-5
+    post_norms: bool = False  # norms behind attention and MLP, too
     qk_norm: bool = False
+    query_scalar: int | None = None  # scores are divided by its root; None = head_dim
+    attention_cap: float | None = None  # soft cap of attention's scores
+    logit_cap: float | None = None  # soft cap of the logits
     bias: bool = False  # of query, key and value
     out_bias: bool = False  # of attention's output
+    activation: str = "silu"
+    gated: bool = True  # False: an MLP without a gate
+    mlp_bias: bool = False
+    scale_embedding: bool = False  # embeddings times the root of the width
     tie_embeddings: bool = True
     condition: int = 0  # size of a vector that a learned map adds to each token of the prompt; 0 = none
     max_length: int = 512  # prompt and completion together
     causal: bool = True  # False: every token sees every token (classifiers only)
     segment_end: int | None = None  # token id that closes a segment, beyond which nothing is seen (classifiers only)
-    dtype: str = "float32"  # of the computation; parameters are float32
+    dtype: str = "float32"  # of the computation; parameters may have another
     remat: str = "none"  # what the backward pass recomputes: none, full, dots (all but matmuls)
     scan_layers: bool = True  # one compiled block instead of one per layer
 
@@ -60,13 +89,33 @@ class DecoderConfig:
             require(getattr(self, name) > 0, name, f"must be positive, not {getattr(self, name)}")
         require(self.condition >= 0, "condition", f"must be 0 or more, not {self.condition}")
         require(self.rope_theta > 0, "rope_theta", f"must be positive, not {self.rope_theta}")
+        for name in ("window", "local_rope_theta", "query_scalar", "attention_cap", "logit_cap"):
+            given = getattr(self, name)
+            require(given is None or given > 0, name, f"must be positive or None, not {given}")
+        counted = len(self.local_layers) in (0, self.layers)
+        require(counted, "local_layers", f"has {len(self.local_layers)} entries for {self.layers} layers")
+        require(self.window or not any(self.local_layers), "local_layers", "a local layer needs a window")
+        require(self.causal or not self.window, "window", "needs causal = True")
         require(self.norm_eps > 0, "norm_eps", f"must be positive, not {self.norm_eps}")
         require(self.heads % self.kv_heads == 0, "kv_heads", f"{self.kv_heads} must divide heads = {self.heads}")
         require(self.head_dim % 2 == 0, "head_dim", f"{self.head_dim} must be even, rotary positions turn pairs")
         apart = self.segment_end is not None
         require(not (apart and self.causal), "segment_end", "needs causal = False: a decoder sees its whole past")
-        for name, known in (("dtype", DTYPES), ("remat", REMATS)):
+        choices = dict(dtype=DTYPES, remat=REMATS, norm=NORMS, activation=ACTIVATIONS, positions=POSITIONS)
+        for name, known in choices.items():
             require(getattr(self, name) in known, name, f"{getattr(self, name)!r} is none of {', '.join(known)}")
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees only ``window`` tokens."""
+        return self.local_layers[layer] if self.local_layers else self.window is not None
+
+
+class View(NamedTuple):
+    """Where the tokens of a call stand and what they see, for one kind of layer (local or not)."""
+
+    angles: tuple[Array, Array] | None
+    bias: Array  # [B, T, S] over own tokens; leading axes may be 1
+    prefix_bias: Array | None = None  # [B, T, L] over a shared prefix; None: that of ``prefix_layers``
 
 
 class Decoder(nnx.Module):
@@ -76,8 +125,10 @@ class Decoder(nnx.Module):
         self.config = config
         shape, std = (config.vocab_size, config.width), config.width**-0.5
         self.embedding = declare(shape, ("vocab", "embed"), std=std)
+        if config.positions == "learned":
+            self.positions = declare((config.max_length, config.width), ("positions", "embed"), std=std)
         self.layers = nnx.vmap(lambda _: Block(config))(jnp.arange(config.layers))
-        self.norm = Norm(config.width, config.norm_eps)
+        self.norm = Norm(config.width, config.norm_eps, kind=config.norm)
         if config.condition:  # starts at zero: a condition changes nothing before it is trained
             self.condition = Linear(
                 (config.condition, config.width), ("condition", "embed"), inputs=1, bias=False, std=0.0
@@ -90,85 +141,132 @@ class Decoder(nnx.Module):
         bias = causal_bias(mask_BT, self.config.causal)
         if self.config.segment_end is not None:
             bias = jnp.where(same_segment(tokens_BT == self.config.segment_end), bias, MASKED)
-        return self._blocks(
-            self._embed(tokens_BT), positions(mask_BT), lambda q, k, v, _: (_attend(q, k, v, bias), None)
-        )[0]
+        position_BT = positions(mask_BT)
+
+        def attend_fn(query, key, value, view, _):
+            return self._attend(query, key, value, view.bias), None
+
+        return self._blocks(self._embed(tokens_BT, position_BT), self._views(position_BT, bias), attend_fn)[0]
 
     def prefill(self, prompt_NL, mask_NL, condition_NM=None):
         """The Prefix of N prompts, padded on either side; ``condition_NM`` counts if the config has a map for it."""
-        x_NLD = self._embed(prompt_NL)
+        position_NL = positions(mask_NL)
+        x_NLD = self._embed(prompt_NL, position_NL)
         if self.config.condition and condition_NM is not None:
             # a map that starts at zero learns by steps of one size; the factor makes it as loud as a token soon
             added_ND = self.config.width**0.5 * self.condition(condition_NM.astype(x_NLD.dtype))
             x_NLD = x_NLD + added_ND[:, None, :]
-        bias = causal_bias(mask_NL, self.config.causal)
-        hidden, (key, value) = self._blocks(
-            x_NLD, positions(mask_NL), lambda q, k, v, _: (_attend(q, k, v, bias), (k, v))
-        )
+
+        def attend_fn(query, key, value, view, _):
+            return self._attend(query, key, value, view.bias), (key, value)
+
+        views = self._views(position_NL, causal_bias(mask_NL, self.config.causal))
+        hidden, (key, value) = self._blocks(x_NLD, views, attend_fn)
         last_N = jnp.max(jnp.where(mask_NL, jnp.arange(mask_NL.shape[1])[None, :], 0), axis=1)
         last_hidden = jnp.take_along_axis(hidden, last_N[:, None, None], axis=1)[:, 0]
         return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=last_hidden)
 
     def extend(self, prefix, completion_BT, mask_BT):
         """Hidden states [B, T, D] of given completions, B = N * G, each behind its prompt's prefix."""
-        bias = causal_bias(mask_BT)
         position_BT = prefix_lengths(prefix, completion_BT.shape[0])[:, None] + positions(mask_BT)
 
-        def attend_fn(query, key, value, shared):
-            return _attend(query, key, value, bias, shared), None
+        def attend_fn(query, key, value, view, shared):
+            return self._attend(query, key, value, view.bias, _seen(shared, view)), None
 
-        return self._blocks(self._embed(completion_BT), position_BT, attend_fn, prefix_layers(prefix))[0]
+        views = self._views(position_BT, causal_bias(mask_BT), position_BT, prefix)
+        return self._blocks(self._embed(completion_BT, position_BT), views, attend_fn, prefix_layers(prefix))[0]
 
     def decode(self, prefix, cache, token_B, step):
         """Feed completion token number ``step``: hidden [B, D] and the cache with its key and value.
 
         Layers are unrolled here: a scan would copy the whole cache at every token.
         """
-        length = cache[0][1][0].shape[2]
+        length, before_B = cache[0][1][0].shape[2], prefix_lengths(prefix, token_B.shape[0])
         bias = jnp.where(jnp.arange(length) <= step, 0.0, MASKED)[None, None, :]
-        angles = self._angles((prefix_lengths(prefix, token_B.shape[0]) + step)[:, None])
-        x, new_cache = self._embed(token_B[:, None]), []
+        position_B1, own_BS = (before_B + step)[:, None], before_B[:, None] + jnp.arange(length)[None, :]
+        views = self._views(position_B1, bias, own_BS, prefix)
+        x, new_cache = self._embed(token_B[:, None], position_B1), []
         for layer, (shared, own) in enumerate(cache):
+            view = views[-1] if self.config.is_local(layer) else views[0]
 
-            def attend_fn(query, key, value, shared=shared, own=own):
+            def attend_fn(query, key, value, shared=shared, own=own, view=view):
                 own = append(own, key, value, step)
-                return attend(query, *own, bias, shared), own
+                return attend(query, *own, view.bias, _seen(shared, view), self.config.attention_cap), own
 
-            x, own = self._layer(layer)(x, angles, attend_fn)
+            x, own = self._layer(layer)(x, view.angles, attend_fn)
             new_cache.append((shared, own))
         return self.norm(x)[:, 0], tuple(new_cache)
 
     def logits(self, hidden):
         """float32 [..., V]."""
-        if not self.config.tie_embeddings:
-            return self.output(hidden).astype(jnp.float32)
-        table_VD = self.embedding[...].astype(hidden.dtype)
-        flat = jax.lax.dot_general(
-            hidden.reshape(-1, hidden.shape[-1]), table_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-        )
-        return flat.reshape(*hidden.shape[:-1], -1)
+        if self.config.tie_embeddings:
+            table_VD, lead = self.embedding[...].astype(hidden.dtype), hidden.shape[:-1]
+            rows, contract = hidden.reshape(-1, hidden.shape[-1]), (((1,), (1,)), ((), ()))
+            logits = jax.lax.dot_general(rows, table_VD, contract, preferred_element_type=jnp.float32)
+            logits = logits.reshape(*lead, -1)
+        else:
+            logits = self.output(hidden).astype(jnp.float32)
+        return soft_cap(logits, self.config.logit_cap)
 
-    def _embed(self, tokens_BT):
-        return self.embedding[...].astype(self.config.dtype)[tokens_BT]
+    def _embed(self, tokens_BT, position_BT):
+        x_BTD = self.embedding[...].astype(self.config.dtype)[tokens_BT]
+        if self.config.scale_embedding:
+            x_BTD = x_BTD * jnp.asarray(self.config.width**0.5, x_BTD.dtype)
+        if self.config.positions == "learned":
+            x_BTD = x_BTD + self.positions[...].astype(x_BTD.dtype)[position_BT]
+        return x_BTD
 
-    def _angles(self, position_BT):
-        return rope_angles(position_BT, self.config.head_dim, self.config.rope_theta)
+    def _views(self, position_BT, bias_BTS, key_position_BS=None, prefix=None) -> tuple[View, ...]:
+        """The View of all layers, or where some are local and some not those of (the others, the local ones).
+
+        ``key_position_BS`` are places of the row's own keys (default: those of the queries).
+        """
+        config, kinds = self.config, {self.config.is_local(layer) for layer in range(self.config.layers)}
+        prefix_bias, views = None, []
+        if prefix is not None and True in kinds:
+            group = position_BT.shape[0] // prefix.mask_NL.shape[0]
+            mask_BL = jnp.repeat(prefix.mask_NL, group, axis=0)
+            bias_BTL = jnp.where(mask_BL, 0.0, MASKED)[:, None, :]
+            prefix_bias = jnp.broadcast_to(bias_BTL, (*position_BT.shape, mask_BL.shape[1]))
+        for local in sorted(kinds):
+            angles, bias, seen = None, bias_BTS, prefix_bias
+            if config.positions == "rope":
+                apart = local and config.local_rope_theta is not None
+                theta, scaling = (config.local_rope_theta, None) if apart else (config.rope_theta, config.rope_scaling)
+                angles = rope_angles(position_BT, config.head_dim, theta, scaling)
+            if local:
+                own_BS = position_BT if key_position_BS is None else key_position_BS
+                bias = windowed(bias, position_BT, own_BS, config.window)
+                if seen is not None:
+                    seen = windowed(seen, position_BT, positions(mask_BL), config.window)
+            elif True in kinds:  # the two are chosen between layer by layer: same shapes
+                bias = jnp.broadcast_to(bias, (position_BT.shape[0], *bias.shape[1:]))
+            views.append(View(angles, bias, seen))
+        return tuple(views)
+
+    def _attend(self, query, key, value, bias, shared=None):
+        return attend(query, heads_first(key), heads_first(value), bias, shared, self.config.attention_cap)
 
     def _layer(self, index):
         graph, stacked = nnx.split(self.layers)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked))
 
-    def _blocks(self, x_BTD, position_BT, attend_fn, per_layer=None):
-        """All blocks and the final norm; ``attend_fn(q, k, v, slice of per_layer) -> (out, kept)``."""
+    def _blocks(self, x_BTD, views, attend_fn, per_layer=None):
+        """All blocks and the final norm; ``attend_fn(q, k, v, View, slice of per_layer) -> (out, kept)``."""
         graph, stacked = nnx.split(self.layers)
-        angles = self._angles(position_BT)
+        local_X = None  # which layers take the second of two views
+        if len(views) == 2:
+            local_X = jnp.asarray([self.config.is_local(layer) for layer in range(self.config.layers)])
 
         def body(x, inputs):
-            state, extra = inputs
-            return nnx.merge(graph, state)(x, angles, lambda q, k, v: attend_fn(q, k, v, extra))
+            state, local, extra = inputs
+            view = views[0]
+            if local is not None:
+                view = jax.tree.map(lambda wide, near: jnp.where(local, near, wide), *views)
+            return nnx.merge(graph, state)(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view, extra))
 
         body = _remat(body, self.config.remat)
-        x, inputs = x_BTD, (stacked, per_layer)
+        x, inputs = x_BTD, (stacked, local_X, per_layer)
         if self.config.scan_layers:
             x, kept = jax.lax.scan(body, x, inputs)
         else:
@@ -187,8 +285,9 @@ def _remat(body, policy):
     return jax.checkpoint(body, policy=save, prevent_cse=False)
 
 
-def _attend(query, key, value, bias, shared=None):
-    return attend(query, heads_first(key), heads_first(value), bias, shared)
+def _seen(shared, view):
+    """A layer's part of ``prefix_layers`` with what the view sees of it."""
+    return shared if view.prefix_bias is None else (*shared[:2], view.prefix_bias)
 
 
 def make_decoder(config: DecoderConfig) -> tuple[LanguageModel, object]:

@@ -1,51 +1,31 @@
-"""Hugging Face directories (config.json, safetensors, tokenizer) in and out, for decoders shaped like Llama.
+"""Hugging Face directories (config.json, safetensors, tokenizer) in and out, for the decoders of ``families``.
 
-``FAMILIES`` says what sets a family apart, ``NAMES`` how each parameter is called there. A directory
-written here is also how our own base language models are kept.
+1 ``read_decoder_config``   config.json -> DecoderConfig
+2 ``fit_weights``           names and shapes of all tensors, before any is read
+3 ``load_params``           tensor by tensor onto the devices
+4 ``save_pretrained``       the way back; also how our own language models are handed to others
 """
 
-import json
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from visa_jax.config import FieldError, UserError
-from visa_jax.models.decoder import DecoderConfig, make_decoder
-from visa_jax.types import LanguageModel
+from visa_jax.models.decoder import DTYPES, DecoderConfig, make_decoder
+from visa_jax.models.families import FAMILIES, Family
+from visa_jax.models.layout import Path as ParamPath
+from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensors
+from visa_jax.models.weights import Weights, open_weights, read_json, write_json, write_weights
+from visa_jax.types import LanguageModel, Params
 
-NAMES = {
-    ("embedding",): "model.embed_tokens.weight",
-    ("layers", "attention_norm", "scale"): "model.layers.{}.input_layernorm.weight",
-    ("layers", "attention", "query", "kernel"): "model.layers.{}.self_attn.q_proj.weight",
-    ("layers", "attention", "query", "bias"): "model.layers.{}.self_attn.q_proj.bias",
-    ("layers", "attention", "key", "kernel"): "model.layers.{}.self_attn.k_proj.weight",
-    ("layers", "attention", "key", "bias"): "model.layers.{}.self_attn.k_proj.bias",
-    ("layers", "attention", "value", "kernel"): "model.layers.{}.self_attn.v_proj.weight",
-    ("layers", "attention", "value", "bias"): "model.layers.{}.self_attn.v_proj.bias",
-    ("layers", "attention", "out", "kernel"): "model.layers.{}.self_attn.o_proj.weight",
-    ("layers", "attention", "out", "bias"): "model.layers.{}.self_attn.o_proj.bias",
-    ("layers", "attention", "query_norm", "scale"): "model.layers.{}.self_attn.q_norm.weight",
-    ("layers", "attention", "key_norm", "scale"): "model.layers.{}.self_attn.k_norm.weight",
-    ("layers", "mlp_norm", "scale"): "model.layers.{}.post_attention_layernorm.weight",
-    ("layers", "mlp", "gate", "kernel"): "model.layers.{}.mlp.gate_proj.weight",
-    ("layers", "mlp", "up", "kernel"): "model.layers.{}.mlp.up_proj.weight",
-    ("layers", "mlp", "down", "kernel"): "model.layers.{}.mlp.down_proj.weight",
-    ("norm", "scale"): "model.norm.weight",
-    ("output", "kernel"): "lm_head.weight",
-}
-
-# model_type -> (architecture, what its config.json implies of our bias, out_bias and qk_norm)
-FAMILIES = {
-    "llama": ("LlamaForCausalLM", lambda c: _biases(c.get("attention_bias", False), qk_norm=False)),
-    "qwen2": ("Qwen2ForCausalLM", lambda c: dict(bias=True, out_bias=False, qk_norm=False)),
-    "qwen3": ("Qwen3ForCausalLM", lambda c: _biases(c.get("attention_bias", False), qk_norm=True)),
-}
+OURS = ("dtype", "remat", "scan_layers")  # fields of DecoderConfig that no directory settles
+BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # constants that old files hold as tensors
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 class Pretrained(NamedTuple):
@@ -56,206 +36,221 @@ class Pretrained(NamedTuple):
     config: DecoderConfig
     end_ids: tuple[int, ...]  # any of these ends a completion
     pad_id: int
+    family: str = "llama"  # model_type
 
 
-def load_pretrained(directory: str | Path, **changes) -> tuple[Pretrained, Any]:
+def load_pretrained(
+    directory: str | Path,
+    *,
+    param_dtype: str = "float32",
+    sharding_fn: Callable | None = None,
+    check_fn: Callable | None = None,
+    **changes,
+) -> tuple[Pretrained, Any]:
     """``(model, tokenizer)`` of a Hugging Face directory of a family in FAMILIES.
 
     Args:
         directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer.
+        param_dtype, sharding_fn: of ``load_params``.
+        check_fn: ``(DecoderConfig, tokenizer) -> None``, may refuse before a device holds anything.
         changes: fields of DecoderConfig that a directory does not settle: dtype, remat, scan_layers.
 
     Raises:
-        UserError: one line with the file or field: missing, damaged, of another family or shape.
+        UserError: one line with the file and the field or tensor: missing, damaged, of another family or shape, a
+            tokenizer larger than the embedding. All of it is checked before a device holds anything.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory")
     config = read_decoder_config(directory, **changes)
+    family = read_family(directory)
+    with open_weights(directory) as weights:
+        slots = fit_weights(weights, FAMILIES[family], config)
+        tokenizer = load_tokenizer(directory, config.vocab_size)
+        if check_fn is not None:
+            check_fn(config, tokenizer)
+        params = _read_params(weights, slots, config, param_dtype, sharding_fn)
     lm, _ = make_decoder(config)
-    end_ids, pad_id = _special_ids(directory)
-    model = Pretrained(lm=lm, params=load_params(directory, config), config=config, end_ids=end_ids, pad_id=pad_id)
-    return model, _load_tokenizer(directory)
+    end_ids, pad_id = special_ids(directory)
+    return Pretrained(lm, params, config, end_ids, pad_id, family), tokenizer
 
 
-def save_pretrained(directory: str | Path, params, config: DecoderConfig, tokenizer=None) -> None:
-    """Write config.json, generation_config.json, model.safetensors (float32) and, if given, the tokenizer.
+def save_pretrained(
+    directory: str | Path,
+    params: Params,
+    config: DecoderConfig,
+    tokenizer: Any = None,
+    *,
+    dtype: str = "float32",
+    family: str | None = None,
+    end_ids: tuple[int, ...] | None = None,
+    pad_id: int | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write config.json, generation_config.json, the weights and, if given, the tokenizer with its chat template.
 
-    Raises UserError where no family in FAMILIES has the same choices.
+    Args:
+        dtype: of the weights: float32, bfloat16 or float16.
+        family: model_type; None = the first in FAMILIES that the decoder fits.
+        end_ids, pad_id: all ids that end a completion, and what fills up; None = the tokenizer's own.
+
+    Raises UserError where no family in FAMILIES (or not ``family``) has the same choices.
     """
-    directory = Path(directory)
-    contents = hf_config(config)
+    directory, contents = Path(directory), hf_config(config, family)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    if end_ids:
+        ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
+    if pad_id is not None:
+        ids["pad_token_id"] = pad_id
     ids = {name: number for name, number in ids.items() if number is not None}
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(_to_hf(params, config), directory / "model.safetensors", metadata={"format": "pt"})
+    slots = FAMILIES[contents["model_type"]].slots
+    write_weights(directory, stored_tensors(params, slots, jnp.dtype(dtype)), max_shard_bytes)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(directory))
-    _write_json(directory / "generation_config.json", ids)
-    _write_json(directory / "config.json", contents | ids)  # last: a directory without it counts as no model
+    write_json(directory / "generation_config.json", ids)
+    # last: a directory without it counts as no model
+    write_json(directory / "config.json", contents | ids | {"torch_dtype": dtype})
 
 
-def read_decoder_config(directory: Path, **changes) -> DecoderConfig:
-    """DecoderConfig of ``directory/config.json``. Raises UserError for what the decoder cannot do."""
+def read_family(directory: str | Path) -> str:
+    """model_type of ``directory/config.json``. UserError unless it is in FAMILIES."""
     path = Path(directory) / "config.json"
-    contents = _read_json(path)
-    family = contents.get("model_type")
+    family = read_json(path).get("model_type")
     if family not in FAMILIES:
         raise UserError(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}")
-    rope = contents.get("rope_parameters") or contents.get("rope_scaling") or {}
-    unsupported = {
-        "hidden_act": contents.get("hidden_act", "silu") != "silu",
-        "mlp_bias": contents.get("mlp_bias", False),
-        "use_sliding_window": contents.get("use_sliding_window", False),
-        "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
-    }
-    for name, present in unsupported.items():
-        if present:
-            raise UserError(f"{path}: {name} = {contents.get(name, rope)!r} is not supported")
+    return family
+
+
+def read_decoder_config(directory: str | Path, **changes) -> DecoderConfig:
+    """DecoderConfig of ``directory/config.json``. Raises UserError for what the decoder cannot do."""
+    path = Path(directory) / "config.json"
+    family, contents = FAMILIES[read_family(directory)], read_json(path)
+    for name, allowed in family.refused.items():
+        if contents.get(name) is not None and contents[name] not in allowed:
+            raise UserError(f"{path}: {name} = {contents[name]!r} is not supported")
     try:
-        fields = dict(
-            vocab_size=contents["vocab_size"],
-            width=contents["hidden_size"],
-            layers=contents["num_hidden_layers"],
-            heads=contents["num_attention_heads"],
-            kv_heads=contents.get("num_key_value_heads") or contents["num_attention_heads"],
-            head_dim=contents.get("head_dim") or contents["hidden_size"] // contents["num_attention_heads"],
-            mlp_width=contents["intermediate_size"],
-            rope_theta=float(contents.get("rope_theta") or rope.get("rope_theta", 10_000.0)),
-            norm_eps=contents["rms_norm_eps"],
-            tie_embeddings=contents.get("tie_word_embeddings", False),
-            max_length=contents["max_position_embeddings"],
-        )
-        return DecoderConfig(**fields, **FAMILIES[family][1](contents), **changes)
+        return DecoderConfig(**family.read(contents), **changes)
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]} is missing") from None
-    except FieldError as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(f"{path}: a field is of the wrong type ({error})") from None
 
 
-def hf_config(config: DecoderConfig) -> dict:
-    """The contents of config.json for a decoder. Raises UserError where no family fits."""
-    chosen = dict(bias=config.bias, out_bias=config.out_bias, qk_norm=config.qk_norm)
-    trials = [(name, attention_bias) for name in FAMILIES for attention_bias in (False, True)]
-    fits = [(name, ab) for name, ab in trials if FAMILIES[name][1]({"attention_bias": ab}) == chosen]
-    if not fits or not config.causal:
-        raise UserError(f"no Hugging Face family has causal = {config.causal} with {chosen}")
-    if config.condition:
-        raise UserError(f"no Hugging Face family reads a condition beside its prompt (condition = {config.condition})")
-    family, attention_bias = fits[0]
-    return {
-        "architectures": [FAMILIES[family][0]],
-        "model_type": family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
-        "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": attention_bias,
-        "torch_dtype": "float32",
-    }
+def hf_config(config: DecoderConfig, family: str | None = None) -> dict:
+    """The contents of config.json for a decoder: of the family whose reading of them gives the decoder back.
+
+    Raises UserError naming the fields in which the nearest family differs.
+    """
+    nearest = None
+    for name in FAMILIES if family is None else [family]:
+        contents = FAMILIES[name].write(config)
+        differing = _differing(FAMILIES[name], contents, config)
+        if not differing:
+            return {"architectures": [FAMILIES[name].architecture], "model_type": name, **contents}
+        if nearest is None or len(differing) < len(nearest[1]):
+            nearest = name, differing
+    name, differing = nearest
+    raise UserError(f"no Hugging Face family is like this decoder; {name} has not {', '.join(differing)}")
 
 
-def load_params(directory: Path, config: DecoderConfig):
-    """The float32 parameters of a directory, layers stacked. Raises UserError naming a wrong or missing tensor."""
-    tensors = _read_tensors(Path(directory))
-    shapes = flatten_dict(jax.eval_shape(make_decoder(config)[1], jax.random.key(0)))
+def fit_weights(weights: Weights, family: Family, config: DecoderConfig) -> dict[ParamPath, Slot]:
+    """Where each parameter of the decoder is in ``weights``. Reads nothing but names and shapes.
 
-    def fetch(path, name, shape):
-        if name not in tensors:
-            raise UserError(f"{directory}: the weights have no tensor {name}")
-        tensor = tensors[name].astype(np.float32)
-        tensor = tensor.T if path[-1] == "kernel" else tensor
-        if tensor.size != np.prod(shape) or tensor.shape[-1:] != _flat(path, shape)[-1:]:
-            raise UserError(f"{directory}: tensor {name} of shape {tensors[name].shape} does not fit config.json")
-        return tensor.reshape(shape)
-
-    params = {}
-    for path, leaf in shapes.items():
-        if path[0] == "layers":
-            layers = [fetch(path, NAMES[path].format(layer), leaf.shape[1:]) for layer in range(config.layers)]
-            params[path] = jnp.asarray(np.stack(layers))
-        else:
-            params[path] = jnp.asarray(fetch(path, NAMES[path], leaf.shape))
-    return unflatten_dict(params)
-
-
-def _to_hf(params, config):
-    """{tensor name: contiguous numpy array} in Hugging Face's layout, kernels [out, in]."""
-    tensors = {}
-    for path, leaf in flatten_dict(params).items():
-        array = np.asarray(leaf, np.float32)
+    Raises UserError for a tensor that is not there, has another shape, or belongs to no parameter of such a decoder.
+    """
+    base = family.base if any(name.startswith(family.base) for name in weights.names) else ""
+    slots, expected = {}, set()
+    for path, leaf in _shapes(config).items():
+        slot = family.slots[path]
+        if slot.name.startswith(family.base):
+            slot = slot._replace(name=base + slot.name.removeprefix(family.base))
+        slots[path] = slot
         stacked = path[0] == "layers"
-        for layer, piece in enumerate(array if stacked else array[None]):
-            piece = piece.reshape(_flat(path, piece.shape))
-            name = NAMES[path].format(layer) if stacked else NAMES[path]
-            tensors[name] = np.ascontiguousarray(piece.T if path[-1] == "kernel" else piece)
-    return tensors
+        shape = stored_shape(path, slot, leaf.shape[1:] if stacked else leaf.shape)
+        for layer in range(config.layers if stacked else 1):
+            weights.check(slot.name.format(layer), shape)
+            expected.add(slot.name.format(layer))
+    for name in weights.names:
+        known = name in expected or name.endswith(BUFFERS) or (name == "lm_head.weight" and config.tie_embeddings)
+        if not known and name.startswith(base):  # what stands outside are heads for other tasks
+            raise UserError(f"{weights.source}: tensor {name} has no place in the model of config.json")
+    return slots
 
 
-def _flat(path, shape):
-    """A kernel's shape as [in, out], a bias's as [out]; only attention's output has two input axes."""
-    inputs = {"kernel": 2 if path[-2:-1] == ("out",) else 1, "bias": 0}.get(path[-1])
-    if inputs is None:
-        return tuple(shape)
-    out = int(np.prod(shape[inputs:]))
-    return (int(np.prod(shape[:inputs])), out) if inputs else (out,)
+def load_params(
+    directory: str | Path,
+    config: DecoderConfig,
+    *,
+    param_dtype: str = "float32",
+    sharding_fn: Callable | None = None,
+) -> Params:
+    """The parameters of a directory, layers stacked. Raises UserError naming a wrong or missing tensor.
+
+    Host memory holds one tensor at a time (on CPU the parameters are there, too).
+
+    Args:
+        param_dtype: float32 or bfloat16.
+        sharding_fn: ``path of the parameter -> jax.sharding.Sharding``, None = the first device.
+    """
+    with open_weights(directory) as weights:
+        slots = fit_weights(weights, FAMILIES[read_family(directory)], config)
+        return _read_params(weights, slots, config, param_dtype, sharding_fn)
 
 
-def _read_tensors(directory):
-    index = directory / "model.safetensors.index.json"
-    shards = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    tensors = {}
-    for shard in shards:
-        path = directory / shard
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise UserError(f"{path}: damaged ({error})") from None
-    return tensors
+def load_tokenizer(directory: str | Path, vocab_size: int):
+    """The fast tokenizer of a directory. UserError where there is none, or one with ids beyond the embedding."""
+    from transformers import AutoTokenizer  # here, because it takes seconds and most users of models never need it
+
+    directory = Path(directory)
+    found = [directory / name for name in TOKENIZERS if (directory / name).is_file()]
+    if not found:
+        raise UserError(f"{directory}: no tokenizer.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    except Exception as error:  # of a damaged file the tokenizers library says what it likes
+        raise UserError(f"{found[0]}: damaged tokenizer ({' '.join(str(error).split())[:200]})") from None
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= vocab_size:
+        raise UserError(f"{found[0]}: token id {highest} lies beyond the embedding of {vocab_size} rows")
+    return tokenizer
 
 
-def _special_ids(directory):
+def special_ids(directory: str | Path) -> tuple[tuple[int, ...], int]:
     """(end ids, pad id) of generation_config.json, else of config.json; the first end id pads where none is named."""
-    path = directory / "generation_config.json"
-    contents = _read_json(directory / "config.json") | (_read_json(path) if path.is_file() else {})
+    path = Path(directory) / "generation_config.json"
+    contents = read_json(Path(directory) / "config.json") | (read_json(path) if path.is_file() else {})
     ends = contents.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
     pad = contents.get("pad_token_id")
     return ends, pad if pad is not None else (ends[0] if ends else 0)
 
 
-def _load_tokenizer(directory):
-    from transformers import AutoTokenizer  # here, because it takes seconds and most users of models never need it
-
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise UserError(f"{directory}: no tokenizer.json")
-    return AutoTokenizer.from_pretrained(str(directory))
-
-
-def _biases(attention_bias, *, qk_norm):
-    return dict(bias=attention_bias, out_bias=attention_bias, qk_norm=qk_norm)
-
-
-def _read_json(path):
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+def _differing(family, contents, config):
+    """``field = value`` for each choice of a decoder that is lost in the family's config.json."""
+    kept = {name: getattr(config, name) for name in OURS}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
+        again = DecoderConfig(**family.read(contents), **kept)
+    except FieldError as error:
+        return [str(error)]
+    names = [field.name for field in dataclasses.fields(config)]
+    return [f"{name} = {getattr(config, name)}" for name in names if getattr(config, name) != getattr(again, name)]
 
 
-def _write_json(path, contents):
-    path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+def _shapes(config):
+    return flatten_dict(jax.eval_shape(make_decoder(config)[1], jax.random.key(0)))
+
+
+def _read_params(weights, slots, config, param_dtype, sharding_fn):
+    """Large parameters first: while its layers are joined, a parameter is on the device twice."""
+    if param_dtype not in ("float32", "bfloat16"):
+        raise UserError(f"param_dtype: {param_dtype!r} is none of float32, bfloat16")
+    first, params = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), {}
+    for path, leaf in sorted(_shapes(config).items(), key=lambda item: -item[1].size):
+        sharding = first if sharding_fn is None else sharding_fn(path)
+        params[path] = read_param(weights, path, slots[path], leaf.shape, jnp.dtype(param_dtype), sharding)
+    return unflatten_dict(params)

@@ -4,11 +4,14 @@ The ``axes`` metadata names each dimension (``embed``, ``heads``, ``mlp`` ...), 
 sharding, restoring and format conversion can be derived from the declaration.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from visa_jax.config import require
 
 MASKED = -1e30  # finite, so that a fully masked row gives a mean and not NaN
 
@@ -44,9 +47,53 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (wide * inverse).astype(x.dtype) * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def rope_angles(position_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + eps) · scale + bias over the last axis, in float32 (Ba et al. 2016, equation 4)."""
+    wide, lead = x.astype(jnp.float32), (1,) * (x.ndim - 1) + (-1,)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * scale.astype(jnp.float32).reshape(lead) + bias.astype(jnp.float32).reshape(lead)).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Slower rotary angles, for texts longer than those of the first training.
+
+    ``linear`` divides all frequencies by ``factor`` (Chen et al. 2023). ``llama3`` leaves those alone that turn more
+    than ``high_freq_factor`` times within ``original_length`` tokens, divides those that turn less than
+    ``low_freq_factor`` times, and goes over from one to the other between (Llama 3.1's published code).
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self):
+        require(self.kind in ("linear", "llama3"), "rope_scaling", f"{self.kind!r} is none of linear, llama3")
+        for name in ("factor", "low_freq_factor", "original_length"):
+            require(getattr(self, name) > 0, f"rope_scaling.{name}", f"must be positive, not {getattr(self, name)}")
+        ordered = self.high_freq_factor > self.low_freq_factor
+        require(ordered, "rope_scaling.high_freq_factor", f"must be above low_freq_factor, not {self.high_freq_factor}")
+
+    def apply(self, frequency: jax.Array) -> jax.Array:
+        """The scaled frequencies, in radians per token."""
+        if self.kind == "linear":
+            return frequency / self.factor
+        turns = self.original_length * frequency / (2 * math.pi)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = jnp.clip(kept, 0.0, 1.0)
+        return (1 - kept) * frequency / self.factor + kept * frequency
+
+
+def rope_angles(
+    position_BT: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of position · theta^(-2i/C), each [B, T, C/2] (Su et al. 2021, equation 15)."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequency = scaling.apply(frequency)
     angle = position_BT[..., None].astype(jnp.float32) * frequency[None, None, :]
     return jnp.cos(angle), jnp.sin(angle)
 
@@ -63,14 +110,20 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 class Norm(nnx.Module):
-    """RMSNorm with a learned scale."""
+    """``rms``: RMSNorm with a learned scale; ``rms_plus_one``: its scale is 1 + the parameter; ``layer``: LayerNorm."""
 
-    def __init__(self, width: int, eps: float, axis: str = "embed"):
-        self.scale = declare((width,), (axis,), mean=1.0)
-        self.eps = eps
+    def __init__(self, width: int, eps: float, axis: str = "embed", kind: str = "rms"):
+        self.scale = declare((width,), (axis,), mean=0.0 if kind == "rms_plus_one" else 1.0)
+        self.bias = declare((width,), (axis,)) if kind == "layer" else None
+        self.eps, self.kind = eps, kind
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.scale[...], self.eps)
+        if self.bias is not None:
+            return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+        if self.kind == "rms":
+            return rms_norm(x, self.scale[...], self.eps)
+        # rounded to x's dtype after the scale and not before: so are these models trained
+        return rms_norm(x.astype(jnp.float32), 1.0 + self.scale[...].astype(jnp.float32), self.eps).astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -98,6 +151,17 @@ def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
     return jax.nn.silu(gate) * up
 
 
+@jax.checkpoint
+def geglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """gelu(gate) · up with the tanh form of GELU, recomputed like ``swiglu``."""
+    return jax.nn.gelu(gate, approximate=True) * up
+
+
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """cap · tanh(x / cap): as x near 0, never beyond ±cap (Gemma 2 report, section 2); x itself without a cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 class Attention(nnx.Module):
     """The projections of grouped-query attention; which keys are seen is the caller's business."""
 
@@ -110,43 +174,56 @@ class Attention(nnx.Module):
         self.value = Linear((width, h, c), ("embed", "kv_heads", "head_dim"), **into)
         self.out = Linear((q, c, width), ("heads", "head_dim", "embed"), inputs=2, bias=config.out_bias, std=out_std)
         norms = config.qk_norm
-        self.query_norm = Norm(c, config.norm_eps, "head_dim") if norms else None
-        self.key_norm = Norm(c, config.norm_eps, "head_dim") if norms else None
+        self.query_norm = Norm(c, config.norm_eps, "head_dim", config.norm) if norms else None
+        self.key_norm = Norm(c, config.norm_eps, "head_dim", config.norm) if norms else None
+        # attend divides scores by sqrt(head_dim); what another divisor changes is put on the query
+        self.query_factor = 1.0 if config.query_scalar is None else (c / config.query_scalar) ** 0.5
 
     def project(self, x_BTD: jax.Array, angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """query [B, T, Q, C] and key, value [B, T, H, C], positions turned in."""
+        """query [B, T, Q, C] and key, value [B, T, H, C], positions turned in unless ``angles`` is None."""
         query, key, value = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
         if self.query_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        return rotate(query, angles), rotate(key, angles), value
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        return query if self.query_factor == 1.0 else query * self.query_factor, key, value
 
 
 class Mlp(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, equation 6)."""
+    """down(act(gate(x)) · up(x)) (Shazeer 2020, equation 6; SwiGLU), without a gate down(act(up(x)))."""
 
     def __init__(self, config):
         width, hidden = config.width, config.mlp_width
-        into = dict(inputs=1, bias=False, std=width**-0.5)
-        self.gate = Linear((width, hidden), ("embed", "mlp"), **into)
+        into = dict(inputs=1, bias=config.mlp_bias, std=width**-0.5)
+        self.gate = Linear((width, hidden), ("embed", "mlp"), **into) if config.gated else None
         self.up = Linear((width, hidden), ("embed", "mlp"), **into)
         out_std = (hidden * 2 * config.layers) ** -0.5
-        self.down = Linear((hidden, width), ("mlp", "embed"), inputs=1, bias=False, std=out_std)
+        self.down = Linear((hidden, width), ("mlp", "embed"), inputs=1, bias=config.mlp_bias, std=out_std)
+        self.activation = config.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(swiglu(self.gate(x), self.up(x)))
+        silu = self.activation == "silu"
+        if self.gate is None:
+            return self.down(jax.nn.silu(self.up(x)) if silu else jax.nn.gelu(self.up(x), approximate=True))
+        return self.down((swiglu if silu else geglu)(self.gate(x), self.up(x)))
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); with ``post_norms`` what is added is normalised too."""
 
     def __init__(self, config):
-        self.attention_norm = Norm(config.width, config.norm_eps)
+        norm = dict(width=config.width, eps=config.norm_eps, kind=config.norm)
+        self.attention_norm = Norm(**norm)
         self.attention = Attention(config)
-        self.mlp_norm = Norm(config.width, config.norm_eps)
+        self.attention_post_norm = Norm(**norm) if config.post_norms else None
+        self.mlp_norm = Norm(**norm)
         self.mlp = Mlp(config)
+        self.mlp_post_norm = Norm(**norm) if config.post_norms else None
 
     def __call__(self, x_BTD: jax.Array, angles, attend_fn) -> tuple[jax.Array, object]:
         """``attend_fn(query, key, value) -> (out_BTQC, kept)``; returns the new x and ``kept``."""
         out, kept = attend_fn(*self.attention.project(self.attention_norm(x_BTD), angles))
-        x_BTD = x_BTD + self.attention.out(out)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), kept
+        added = self.attention.out(out)
+        x_BTD = x_BTD + (added if self.attention_post_norm is None else self.attention_post_norm(added))
+        added = self.mlp(self.mlp_norm(x_BTD))
+        return x_BTD + (added if self.mlp_post_norm is None else self.mlp_post_norm(added)), kept
