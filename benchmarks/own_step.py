@@ -92,6 +92,7 @@ def run(sizes, steps: int) -> dict:
         steps=steps + 1,
         prompts_per_step=sizes.prompts,
         temperature=TEMPERATURE,
+        micro_batches=sizes.micro_batches,
         evaluate_every=0,
         checkpoint_every=0,
         optimizer=optimizer,

@@ -35,6 +35,7 @@ class Workload:
     prompt: int  # tokens
     completion: int  # tokens
     steps: int  # timed ones, after the first
+    micro_batches: int  # of ours: pieces of the one update of a step
 
     @property
     def rows(self) -> int:
@@ -73,9 +74,13 @@ class Workload:
 
 
 WORKLOADS = {
-    "S": Workload(2, 128, 512, 4, 2, 32, 4096, prompts=4, group=4, prompt=32, completion=32, steps=30),
-    "M": Workload(4, 256, 1024, 4, 2, 64, 8192, prompts=8, group=4, prompt=64, completion=128, steps=4),
-    "P": Workload(4, 256, 1024, 4, 2, 64, 8192, prompts=4, group=16, prompt=512, completion=64, steps=3),
+    "S": Workload(2, 128, 512, 4, 2, 32, 4096, prompts=4, group=4, prompt=32, completion=32, steps=30, micro_batches=1),
+    "M": Workload(
+        4, 256, 1024, 4, 2, 64, 8192, prompts=8, group=4, prompt=64, completion=128, steps=4, micro_batches=4
+    ),
+    "P": Workload(
+        4, 256, 1024, 4, 2, 64, 8192, prompts=4, group=16, prompt=512, completion=64, steps=3, micro_batches=4
+    ),
 }
 
 
