@@ -73,14 +73,12 @@ class Workload:
         return 5 * ((own + shared) * block + own * head + pairs * meet)
 
 
+_WIDE = dict(layers=4, width=256, mlp_width=1024, heads=4, kv_heads=2, head_dim=64, vocabulary=8192, micro_batches=4)
+_NARROW = dict(layers=2, width=128, mlp_width=512, heads=4, kv_heads=2, head_dim=32, vocabulary=4096, micro_batches=1)
 WORKLOADS = {
-    "S": Workload(2, 128, 512, 4, 2, 32, 4096, prompts=4, group=4, prompt=32, completion=32, steps=30, micro_batches=1),
-    "M": Workload(
-        4, 256, 1024, 4, 2, 64, 8192, prompts=8, group=4, prompt=64, completion=128, steps=4, micro_batches=4
-    ),
-    "P": Workload(
-        4, 256, 1024, 4, 2, 64, 8192, prompts=4, group=16, prompt=512, completion=64, steps=3, micro_batches=4
-    ),
+    "S": Workload(prompts=4, group=4, prompt=32, completion=32, steps=30, **_NARROW),
+    "M": Workload(prompts=8, group=4, prompt=64, completion=128, steps=4, **_WIDE),
+    "P": Workload(prompts=4, group=16, prompt=512, completion=64, steps=3, **_WIDE),
 }
 
 
