@@ -55,7 +55,7 @@ class LoopConfig:
         require(
             self.micro_batches >= 1 and self.prompts_per_step % (self.minibatches * self.micro_batches) == 0,
             "micro_batches",
-            f"{self.prompts_per_step} prompts a step do not divide into {self.minibatches} x {self.micro_batches} pieces",
+            f"{self.prompts_per_step} prompts do not divide into {self.minibatches} x {self.micro_batches} pieces",
         )
 
 
