@@ -15,7 +15,17 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def references():
     """The module make_references.py (it imports torch only where it computes)."""
-    spec = importlib.util.spec_from_file_location("make_references", HERE / "make_references.py")
+    return load_script("make_references")
+
+
+@pytest.fixture(scope="session")
+def encoder_references():
+    """The module make_encoder_references.py."""
+    return load_script("make_encoder_references")
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -23,9 +33,18 @@ def references():
 
 @pytest.fixture(scope="session")
 def stored():
-    """``stored(case) -> (config.json, shapes, values by name)`` of decoders.json and decoders.npz."""
-    told = json.loads((HERE / "decoders.json").read_text())
-    with np.load(HERE / "decoders.npz") as file:
+    return read_stored("decoders")
+
+
+@pytest.fixture(scope="session")
+def encoders_stored():
+    return read_stored("encoders")
+
+
+def read_stored(kind):
+    """``stored(case) -> (config.json, shapes, values by name)`` of ``kind``.json and ``kind``.npz."""
+    told = json.loads((HERE / f"{kind}.json").read_text())
+    with np.load(HERE / f"{kind}.npz") as file:
         arrays = dict(file)
 
     def read(case):
@@ -40,7 +59,7 @@ def stored():
 def directory_of(references, stored, tmp_path_factory):
     """``directory_of(case, dtype)``: a directory as transformers would have written it, without a tokenizer."""
 
-    def make(case, dtype=np.float32):
+    def make(case, dtype=np.float32, stored=stored):
         config, shapes, _ = stored(case)
         directory = tmp_path_factory.mktemp(case)
         tensors = references.draw_weights(shapes)

@@ -74,7 +74,7 @@ class EncoderConfig:
 
 
 class Encoder(nnx.Module):
-    """Embeddings and their norm, ``layers`` blocks stacked on a leading axis, pooler and classifier if there are any."""
+    """Embeddings, their norm, ``layers`` blocks stacked on a leading axis, pooler and classifier if there are any."""
 
     def __init__(self, config: EncoderConfig):
         self.config, width = config, config.width
@@ -152,7 +152,7 @@ def make_encoder(config: EncoderConfig) -> tuple[Callable, Callable]:
 
 
 def make_classifier(config: EncoderConfig) -> Callable:
-    """``classify(params, token_BT, mask_BT, type_BT=None) -> logits`` float32 [B, classes], on ``make_encoder``'s params.
+    """``classify(params, token_BT, mask_BT, type_BT=None) -> logits`` float32 [B, classes]; params of ``make_encoder``.
 
     The first valid token's state, a linear map, an activation (``config.pooler``), a linear map: so do all families.
     """

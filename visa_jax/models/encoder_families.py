@@ -113,17 +113,20 @@ def _theirs(activation: str) -> str:
 
 
 def _read_bert(c: Fields, **more) -> Fields:
-    return dict(
-        vocab_size=c["vocab_size"],
-        width=c["hidden_size"],
-        layers=c["num_hidden_layers"],
-        heads=c["num_attention_heads"],
-        mlp_width=c["intermediate_size"],
-        max_length=c["max_position_embeddings"],
-        types=c.get("type_vocab_size", 2),
-        norm_eps=c.get("layer_norm_eps", 1e-12),
-        activation=_activation(c, "hidden_act", "gelu"),
-    ) | more
+    return (
+        dict(
+            vocab_size=c["vocab_size"],
+            width=c["hidden_size"],
+            layers=c["num_hidden_layers"],
+            heads=c["num_attention_heads"],
+            mlp_width=c["intermediate_size"],
+            max_length=c["max_position_embeddings"],
+            types=c.get("type_vocab_size", 2),
+            norm_eps=c.get("layer_norm_eps", 1e-12),
+            activation=_activation(c, "hidden_act", "gelu"),
+        )
+        | more
+    )
 
 
 def _write_bert(config: EncoderConfig, **more) -> Fields:

@@ -68,7 +68,7 @@ def load_encoder(
     with open_weights(directory) as weights:
         config, slots = fit_encoder(weights, ENCODER_FAMILIES[family], config)
         tokenizer = load_tokenizer(directory, config.vocab_size)
-        params = _read_params(weights, slots, config, param_dtype, sharding_fn)
+        params = read_encoder_params(weights, slots, config, param_dtype, sharding_fn)
     encode, _ = make_encoder(config)
     classify = make_classifier(config) if config.classes else None
     return PretrainedEncoder(encode, classify, make_embedder(encode), params, config, labels, family), tokenizer
@@ -232,8 +232,11 @@ def _shapes(config):
     return flatten_dict(jax.eval_shape(make_encoder(config)[1], jax.random.key(0)))
 
 
-def _read_params(weights, slots, config, param_dtype, sharding_fn):
-    """Large parameters first: while its layers are joined, a parameter is on the device twice."""
+def read_encoder_params(weights, slots, config, param_dtype, sharding_fn):
+    """The parameters from where ``fit_encoder`` found them.
+
+    Large ones first: while its layers are joined, a parameter is on the device twice.
+    """
     first, params = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), {}
     for path, leaf in sorted(_shapes(config).items(), key=lambda item: -item[1].size):
         sharding = first if sharding_fn is None else sharding_fn(path)

@@ -38,7 +38,9 @@ class Relative:
 
     def __post_init__(self):
         require(self.furthest > 0, "relative.furthest", f"must be positive, not {self.furthest}")
-        require(self.buckets >= 0 and self.buckets != 1, "relative.buckets", f"must be 0 or above 1, not {self.buckets}")
+        require(
+            self.buckets >= 0 and self.buckets != 1, "relative.buckets", f"must be 0 or above 1, not {self.buckets}"
+        )
         growing = not self.buckets or self.furthest - 1 > self.buckets // 2
         require(growing, "relative.furthest", f"{self.furthest} is too near for {self.buckets} buckets")
         known = set(self.kinds) <= set(KINDS) and len(set(self.kinds)) == len(self.kinds)
