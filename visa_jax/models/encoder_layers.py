@@ -1,4 +1,4 @@
-"""The parts of an encoder block: attention both ways, with or without relative positions, norms behind what is added."""
+"""The parts of an encoder block: attention both ways, perhaps with relative positions; norms behind what is added."""
 
 import dataclasses
 import functools
