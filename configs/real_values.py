@@ -6,7 +6,7 @@
 The parts are those of `own_text.py`. ValueEval has presence labels alone, so every label is +1 or 0 and no target lies
 below 0. SFT's targets are the detector's readings of another model's answer to the same question. No oracle: everything
 is judged by a detector and an analyzer that learned from other questions than those that reward.
-Hardware: one CPU core, 26 minutes. Expected figures: docs/real_data.md.
+Hardware: two CPU cores, 13 minutes. Expected figures: docs/real_data.md.
 """
 
 from visa_jax_configs.common import data
