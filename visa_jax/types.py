@@ -133,3 +133,4 @@ class LanguageModel(NamedTuple):
     init_cache: Callable  # (Prefix, rows B, length T) -> cache pytree of the completions' own keys and values
     decode: Callable  # (params, Prefix, cache, token_B, step) -> (hidden_BD, cache)
     logits: Callable  # (params, hidden_...D) -> logits_...V float32
+    unstack: Callable = lambda params: params  # params as a loop over ``decode`` reads them fastest

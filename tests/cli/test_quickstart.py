@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from visa_jax.cli.branches import needed_runs
+from visa_jax.cli.branches import needed_runs, only_what_is_read
 from visa_jax.cli.flags import load_config_file
 from visa_jax.cli.quickstart import BRANCHES, share_cores
 from visa_jax.cli.train import read_config
@@ -40,6 +40,15 @@ def test_fast_does_a_twelfth_of_the_steps():
     for branch in BRANCHES:
         for stage in fast[branch].order:
             assert fast[branch][stage].steps == max(standard[branch][stage].steps // 12, 8)
+
+
+def test_a_run_of_few_steps_draws_only_the_rows_that_it_reads():
+    detector = load_config_file("configs/detector.py:tiny,steps=10")
+    assert only_what_is_read(detector) == {"role": {"rows": 10 * detector.role.fit.batch_size}}
+    detector.role.fit.steps = 10_000
+    assert only_what_is_read(detector) == {"role": {"rows": detector.role.rows}}  # more steps need no more rows
+    assert only_what_is_read(load_config_file("configs/visa.py:tiny,steps=9")) == {"pool": 9 * 16}
+    assert only_what_is_read(load_config_file("configs/moc.py:tiny,steps=5")) == {"questions": 5 * 16}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux tells the cores of a process")

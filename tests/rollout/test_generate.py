@@ -10,6 +10,7 @@ from scipy import stats
 
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.rollout import completion_logps, generate
+from visa_jax.rollout.logprobs import chunk_size
 
 END, PAD = 3, 0
 
@@ -89,14 +90,24 @@ def test_chunks_change_neither_logps_nor_gradients(decoder, prompt_batch):
     prompts = prompt_batch(jax.random.randint(jax.random.key(3), (2, 5), 1, 11))
     rollout = jitted(lm, group_size=2, max_new_tokens=4)(params, prompts, jax.random.key(4))
 
-    def gradient(chunk):
+    @functools.partial(jax.jit, static_argnames="chunk")
+    def gradient(params, chunk):
         loss = lambda params: jnp.sum(completion_logps(lm, params, rollout, chunk=chunk)[0] ** 2)  # noqa: E731
-        return jax.jit(jax.grad(loss))(params)
+        return jax.grad(loss)(params)
 
-    for whole, chunked in zip(jax.tree.leaves(gradient(None)), jax.tree.leaves(gradient(1)), strict=True):
-        np.testing.assert_allclose(chunked, whole, rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match="chunk"):
-        completion_logps(lm, params, rollout, chunk=3)
+    whole = gradient(params, 1000)
+    for chunk in (1, 3, 8):  # 16 tokens: 3 does not divide them
+        for expected, got in zip(jax.tree.leaves(whole), jax.tree.leaves(gradient(params, chunk)), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_chunks_cover_all_tokens_and_stay_near_their_size():
+    assert chunk_size(100, 1000) == 100  # few logits: all at once
+    assert chunk_size(4096, 8192) == 512  # 2^22 logits
+    for tokens, vocabulary in ((32_768, 151_936), (5000, 8192), (1025, 50_000)):
+        chunk = chunk_size(tokens, vocabulary)
+        pieces = -(-tokens // chunk)
+        assert 512 <= chunk < 2 * 512 and pieces * chunk - tokens < pieces
 
 
 def test_states_are_those_that_predict_each_token(table_lm, prompt_batch):

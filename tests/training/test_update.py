@@ -115,6 +115,25 @@ def test_minibatches_keep_groups_and_count_every_row(epochs):
     np.testing.assert_allclose(tables[1], tables[0], rtol=0.5, atol=2e-7)
 
 
+@pytest.mark.parametrize("name", ["visa", "moc"])
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_change_nothing(name, micro_batches):
+    """Rows of unequal lengths in unequal pieces: sums are divided once, so the step and its metrics are the same."""
+    method = make_visa(VISA) if name == "visa" else make_moc(MOC)
+    params = make_params(critics=method.signals)
+    condition = np.zeros((PROMPTS, 10)) if name == "visa" else np.asarray(PREFERENCES)
+    scored = make_scored(params, REWARDS, condition)
+    counts = scored.rollout.mask_BT.reshape(micro_batches, -1).sum(1)
+    assert len(set(counts.tolist())) > 1
+    samples = None if name == "visa" else scored.reward_BK
+    whole, pieces = (run(method, params, scored, samples, micro_batches=count) for count in (1, micro_batches))
+    for expected, got in zip(jax.tree.leaves(whole[0].params), jax.tree.leaves(pieces[0].params), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+    assert whole[1].keys() == pieces[1].keys()
+    for metric, expected in whole[1].items():
+        np.testing.assert_allclose(pieces[1][metric], expected, rtol=1e-4, atol=1e-6, err_msg=metric)
+
+
 def test_moc_update_reports_weights_that_sum_to_one():
     params = make_params(critics=3)
     scored = make_scored(params, REWARDS, np.asarray(PREFERENCES))

@@ -86,6 +86,8 @@ def run_stage(branch: Branch, name: str, spec) -> None:
         else:
             page.role.seed, page.role.fit.steps = branch.config.seed, spec.steps
             page.start = str(branch.workdir / "base") if page.start else ""
+        if branch.config.mode == "fast":
+            page.update(only_what_is_read(page))
     if not (folder / "final.json").is_file():
         if page.get("method"):
             _train(branch, page, folder, name)
@@ -99,6 +101,14 @@ def run_stage(branch: Branch, name: str, spec) -> None:
     quality = folder / "quality.json"
     if quality.is_file():
         _note_quality(branch, name, json.loads(quality.read_text()))
+
+
+def only_what_is_read(page) -> dict:
+    """Changes to a page for a run of few steps: rows that no step reads are neither drawn nor encoded."""
+    if page.get("method"):
+        rows = page.loop.steps * page.loop.prompts_per_step
+        return {name: min(page[name], rows) for name in ("pool", "questions") if name in page}
+    return {"role": {"rows": min(page.role.rows, page.role.fit.steps * page.role.fit.batch_size)}}
 
 
 def _train(branch: Branch, page, folder: Path, name: str) -> None:

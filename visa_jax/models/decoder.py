@@ -176,10 +176,11 @@ class Decoder(nnx.Module):
         views = self._views(position_BT, causal_bias(mask_BT), position_BT, prefix)
         return self._blocks(self._embed(completion_BT, position_BT), views, attend_fn, prefix_layers(prefix))[0]
 
-    def decode(self, prefix, cache, token_B, step):
+    def decode(self, prefix, cache, token_B, step, layers=None):
         """Feed completion token number ``step``: hidden [B, D] and the cache with its key and value.
 
-        Layers are unrolled here: a scan would copy the whole cache at every token.
+        Layers are unrolled here: a scan would copy the whole cache at every token. ``layers``: a state per block,
+        for slices of the stacked ones would be copied at every token too.
         """
         length, before_B = cache[0][1][0].shape[2], prefix_lengths(prefix, token_B.shape[0])
         bias = jnp.where(jnp.arange(length) <= step, 0.0, MASKED)[None, None, :]
@@ -193,7 +194,7 @@ class Decoder(nnx.Module):
                 own = append(own, key, value, step)
                 return attend(query, *own, view.bias, _seen(shared, view), self.config.attention_cap), own
 
-            x, own = self._layer(layer)(x, view.angles, attend_fn)
+            x, own = self._layer(layer, layers)(x, view.angles, attend_fn)
             new_cache.append((shared, own))
         return self.norm(x)[:, 0], tuple(new_cache)
 
@@ -247,9 +248,9 @@ class Decoder(nnx.Module):
     def _attend(self, query, key, value, bias, shared=None):
         return attend(query, heads_first(key), heads_first(value), bias, shared, self.config.attention_cap)
 
-    def _layer(self, index):
+    def _layer(self, index, layers):
         graph, stacked = nnx.split(self.layers)
-        return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked))
+        return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked) if layers is None else layers[index])
 
     def _blocks(self, x_BTD, views, attend_fn, per_layer=None):
         """All blocks and the final norm; ``attend_fn(q, k, v, View, slice of per_layer) -> (out, kept)``."""
@@ -301,6 +302,16 @@ def make_decoder(config: DecoderConfig) -> tuple[LanguageModel, object]:
     def method(name):
         return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
 
+    def unstack(params):
+        layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(config.layers))
+        return {**params, "layers": layers}
+
+    def decode(params, *args):
+        layers = params["layers"]
+        if isinstance(layers, tuple):  # from ``unstack``; the first block stands for the stack in the module
+            return nnx.merge(graph, {**params, "layers": layers[0]}).decode(*args, layers=layers)
+        return nnx.merge(graph, params).decode(*args)
+
     def init_fn(key):
         return draw_params(Decoder(config), key)
 
@@ -309,8 +320,9 @@ def make_decoder(config: DecoderConfig) -> tuple[LanguageModel, object]:
         prefill=method("prefill"),
         extend=method("extend"),
         init_cache=init_cache,
-        decode=method("decode"),
+        decode=decode,
         logits=method("logits"),
+        unstack=unstack,
     )
     return lm, init_fn
 

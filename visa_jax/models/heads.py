@@ -1,10 +1,13 @@
-"""Small outputs on a decoder: a scorer (reward, classes, value vector) and per-token critics."""
+"""Small outputs on a model: a scorer (reward, classes, value vector), per-token critics, classes, text embeddings."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from visa_jax.config import UserError
 from visa_jax.models.decoder import DecoderConfig, make_decoder
+from visa_jax.types import LanguageModel
 
 
 def make_scorer(config: DecoderConfig, outputs: int, pool: str = "mean"):
@@ -50,6 +53,36 @@ def make_critic(width: int, outputs: int):
         return {"kernel": jnp.zeros((width, outputs)), "bias": jnp.zeros(outputs)}
 
     return critic_fn, init_fn
+
+
+def make_decoder_classifier(lm: LanguageModel) -> Callable:
+    """``classify(params, token_BT, mask_BT) -> logits`` float32 [B, classes] from the last valid token's state.
+
+    As transformers' LlamaForSequenceClassification and its like; with one class it is a reward. ``params`` is
+    ``{"decoder": ..., "score": {"kernel": [D, classes]}}``.
+    """
+
+    def classify(params, token_BT, mask_BT):
+        hidden_BTD = lm.forward(params["decoder"], token_BT, mask_BT).astype(jnp.float32)
+        return pool_tokens(hidden_BTD, mask_BT, "last") @ params["score"]["kernel"].astype(jnp.float32)
+
+    return classify
+
+
+def make_embedder(encode_fn: Callable) -> Callable:
+    """``embed(params, token_BT, mask_BT, type_BT=None) -> float32 [B, D]`` of length 1: the mean of the valid states.
+
+    Reimers & Gurevych 2019 (section 3, MEAN) and the normalisation of all-MiniLM-L6-v2. ``encode_fn`` is that of
+    ``make_encoder``. A text without tokens gives zeros.
+    """
+
+    def embed(params, token_BT, mask_BT, type_BT=None):
+        hidden_BTD = encode_fn(params, token_BT, mask_BT, type_BT).astype(jnp.float32)
+        mean_BD = pool_tokens(hidden_BTD, mask_BT, "mean")
+        square_B1 = jnp.sum(jnp.square(mean_BD), axis=-1, keepdims=True)
+        return mean_BD * jax.lax.rsqrt(jnp.maximum(square_B1, 1e-24))
+
+    return embed
 
 
 def pool_tokens(hidden_BTD: jax.Array, mask_BT: jax.Array, pool: str) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from visa_jax.types import Array
 
@@ -43,10 +44,13 @@ def cosine(a: Array, b: Array, axis: int = -1, *, eps: float = 1e-12) -> Array:
     return jnp.where(defined, jnp.sum(a * b, axis=axis) / jnp.where(defined, norms, 1), 0)
 
 
+LOGSUMEXP = "token_logps.logsumexp"  # the name under which a rematerialisation policy may keep it
+
+
 def token_logps(logits: Array, token: Array) -> Array:
     """log softmax(logits) at one token, without an array of log-probabilities over the vocabulary.
 
-    The entry is picked by comparison: its gradient is elementwise, a gather's is a slow scatter.
+    The gradient, onehot - softmax, is written in one pass from the log-sum-exp (kept under the name ``LOGSUMEXP``).
 
     Args:
       logits: ``[..., V]``; bfloat16 is raised to float32 before the sum of exponentials.
@@ -55,10 +59,24 @@ def token_logps(logits: Array, token: Array) -> Array:
     Returns:
       ``[...]`` log-probabilities, at most 0.
     """
-    logits = as_float(logits)
-    here = jnp.arange(logits.shape[-1], dtype=token.dtype).reshape((1,) * token.ndim + (-1,)) == token[..., None]
-    chosen = jnp.sum(jnp.where(here, logits, 0.0), axis=-1)
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return _token_logps(as_float(logits), token)
+
+
+@jax.custom_jvp
+def _token_logps(logits, token):
+    chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+    return chosen - checkpoint_name(jax.nn.logsumexp(logits, axis=-1), LOGSUMEXP)
+
+
+@_token_logps.defjvp
+def _token_logps_jvp(primals, tangents):
+    logits, token = primals
+    chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+    total = checkpoint_name(jax.nn.logsumexp(logits, axis=-1), LOGSUMEXP)
+    ids = jnp.arange(logits.shape[-1], dtype=token.dtype).reshape((1,) * token.ndim + (-1,))
+    # by comparison: elementwise, where the gradient of a gather is a slow scatter
+    slope = jnp.where(ids == token[..., None], 1.0, 0.0) - jnp.exp(logits - total[..., None])
+    return chosen - total, jnp.sum(slope * tangents[0], axis=-1)
 
 
 def entropy(logits: Array) -> Array:

@@ -51,9 +51,11 @@ def generate(
         )
         return cache, token_B, alive_B & jnp.all(token_B[:, None] != ends, axis=1), tokens_BT, mask_BT, logp_BT
 
+    unstacked = lm.unstack(params)
+
     def advance(carry):
         step, (cache, token_B, *rest) = carry
-        hidden_BD, cache = lm.decode(params, prefix, cache, token_B, step - 1)
+        hidden_BD, cache = lm.decode(unstacked, prefix, cache, token_B, step - 1)
         return step + 1, write((cache, token_B, *rest), step, *draw(lm.logits(params, hidden_BD), step))
 
     state = (

@@ -3,9 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from visa_jax.ops.numerics import token_logps
+from visa_jax.ops.numerics import LOGSUMEXP, token_logps
 from visa_jax.rollout.sampling import scale_logits
 from visa_jax.types import LanguageModel, Rollout
+
+SMALL = 2**22  # logits (16 MiB) that are simply held
+CHUNK = 2**22  # logits of a chunk
+LEAST = 512  # tokens of a chunk
 
 
 def completion_states(lm: LanguageModel, params, rollout: Rollout) -> jax.Array:
@@ -22,8 +26,8 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
     """``(logp_BT, state_BTD)`` of a rollout's completions at ``temperature`` (0 counts as 1).
 
     Args:
-        chunk: rows whose logits exist at once (recomputed in the backward pass), a divisor of B;
-            None holds all of [B, T, V].
+        chunk: tokens whose logits exist at once, computed again in the backward pass; B·T or more holds all of
+            [B, T, V] and computes nothing twice. None: ``chunk_size``.
 
     Returns:
         logp_BT: float32, 0 where masked.
@@ -35,13 +39,32 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
         state, token = pair
         return token_logps(scale_logits(lm.logits(params, state), temperature), token)
 
-    pairs = (state_BTD, rollout.completion_BT)
+    shape, tokens = rollout.completion_BT.shape, rollout.completion_BT.size
     if chunk is None:
-        logp_BT = score(pairs)
+        chunk = chunk_size(tokens, jax.eval_shape(lm.logits, params, state_BTD[0, 0]).shape[-1])
+    if chunk >= tokens:
+        logp_BT = score((state_BTD, rollout.completion_BT))
     else:
-        rows, length = rollout.completion_BT.shape
-        if rows % chunk:
-            raise ValueError(f"chunk = {chunk} must divide the {rows} rows")
-        pieces = jax.tree.map(lambda x: x.reshape(rows // chunk, chunk, *x.shape[1:]), pairs)
-        logp_BT = jax.lax.map(jax.checkpoint(score), pieces).reshape(rows, length)
+        pieces = -(-tokens // chunk)
+        pairs = (state_BTD.reshape(tokens, -1), rollout.completion_BT.reshape(tokens))
+        pairs = jax.tree.map(lambda x: _fold(x, pieces, chunk), pairs)
+        keep_sums = jax.checkpoint_policies.save_only_these_names(LOGSUMEXP)
+        logp_BT = jax.lax.map(jax.checkpoint(score, policy=keep_sums), pairs).reshape(-1)[:tokens].reshape(shape)
     return jnp.where(rollout.mask_BT, logp_BT, 0.0), state_BTD
+
+
+def chunk_size(tokens: int, vocabulary: int) -> int:
+    """Tokens per chunk: all where their logits are ``SMALL`` together, else near ``CHUNK`` logits in equal chunks.
+
+    At least ``LEAST`` tokens, so that the matrix products stay large and gradients of the head are few.
+    """
+    if tokens * vocabulary <= SMALL:
+        return tokens
+    return -(-tokens // max(tokens // max(CHUNK // vocabulary, LEAST), 1))
+
+
+def _fold(x, pieces, chunk):
+    """[tokens, ...] -> [pieces, chunk, ...], the last piece filled up with zeros."""
+    short = pieces * chunk - x.shape[0]
+    x = jnp.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1)) if short else x
+    return x.reshape(pieces, chunk, *x.shape[1:])

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from visa_jax.ops.numerics import token_logps
 
+BLOCK = 128  # vocabulary entries that a draw sums first
+
 
 def scale_logits(logits: jax.Array, temperature) -> jax.Array:
     """logits / temperature; temperature 0 (greedy) counts as 1, so that log-probabilities stay defined."""
@@ -53,14 +55,37 @@ def sample_token(
     """
     scaled_BV = scale_logits(logits_BV, temperature)
     kept_BV = truncate(scaled_BV, top_k=top_k, top_p=top_p, min_p=min_p)
-    cumulative_BV = jnp.cumsum(jnp.exp(kept_BV - jnp.max(kept_BV, axis=-1, keepdims=True)), axis=-1)
     if noise_B is None:
         uniform_B1 = jax.random.uniform(key, (logits_BV.shape[0], 1))
     else:
         uniform_B1 = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (1,)))(noise_B)
-    drawn_B = jnp.sum(cumulative_BV <= uniform_B1 * cumulative_BV[:, -1:], axis=-1)
+    drawn_B, logsumexp_B1 = _look_up(kept_BV, uniform_B1)
     token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
-    return token_B, token_logps(scaled_BV, token_B)
+    if kept_BV is not scaled_BV:
+        return token_B, token_logps(scaled_BV, token_B)
+    return token_B, (jnp.take_along_axis(scaled_BV, token_B[:, None], axis=-1) - logsumexp_B1)[:, 0]
+
+
+def _look_up(logits_BV, uniform_B1):
+    """Where the cumulative distribution passes a uniform number in [0, 1), and the log-sum-exp.
+
+    First among blocks of the vocabulary, then within one block: a cumulative sum over all of it costs several times
+    as much as the rest together on CPU. An entry of -inf is never found, rounding or not.
+    """
+    rows, size = logits_BV.shape
+    short = -size % BLOCK
+    padded = jnp.pad(logits_BV, ((0, 0), (0, short)), constant_values=-jnp.inf) if short else logits_BV
+    top_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    block_BNX = padded.reshape(rows, -1, BLOCK)
+    cumulative_BN = jnp.cumsum(jnp.sum(jnp.exp(block_BNX - top_B1[:, :, None]), axis=-1), axis=-1)
+    sought_B1 = uniform_B1 * cumulative_BN[:, -1:]
+    number_B1 = jnp.sum(cumulative_BN <= sought_B1, axis=-1, keepdims=True)
+    before_B1 = jnp.max(jnp.where(cumulative_BN <= sought_B1, cumulative_BN, 0.0), axis=-1, keepdims=True)
+    weight_BX = jnp.exp(jnp.take_along_axis(block_BNX, number_B1[:, :, None], axis=1)[:, 0] - top_B1)
+    place_B = jnp.sum(jnp.cumsum(weight_BX, axis=-1) <= sought_B1 - before_B1, axis=-1)
+    last_B = jnp.max(jnp.where(weight_BX > 0, jnp.arange(BLOCK)[None, :], 0), axis=-1)
+    token_B = number_B1[:, 0] * BLOCK + jnp.minimum(place_B, last_B)
+    return token_B, top_B1 + jnp.log(cumulative_BN[:, -1:])
 
 
 def _keep(logits_BV, threshold_B1):

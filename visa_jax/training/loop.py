@@ -38,6 +38,7 @@ class LoopConfig:
     temperature: float = 1.0
     epochs: int = 1  # passes over the rows of a step
     minibatches: int = 1  # gradient steps a pass
+    micro_batches: int = 1  # pieces of a minibatch computed one after the other: less memory, the same gradient
     evaluate_every: int = 25  # steps; 0 = never
     checkpoint_every: int = 100  # steps; 0 = only at the end
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -50,6 +51,11 @@ class LoopConfig:
             self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,
             "minibatches",
             f"{self.prompts_per_step} prompts a step do not divide into {self.minibatches} minibatches",
+        )
+        require(
+            self.micro_batches >= 1 and self.prompts_per_step % (self.minibatches * self.micro_batches) == 0,
+            "micro_batches",
+            f"{self.prompts_per_step} prompts do not divide into {self.minibatches} x {self.micro_batches} pieces",
         )
 
 
@@ -100,6 +106,7 @@ def make_programs(experiment: Experiment, config: LoopConfig, optimizer) -> Prog
         end_id=experiment.end_id,
         epochs=config.epochs,
         minibatches=config.minibatches,
+        micro_batches=config.micro_batches,
         join_fn=experiment.join_fn,
     )
     return Programs(

@@ -3,6 +3,7 @@
 The labels say that an argument resorts to a value, not on which side: each becomes level +1 of one of the ten values.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def read_valueeval(path: str | Path) -> list[TextRow]:
 
     Args:
       path: the directory with ``arguments-{training,validation}.tsv`` and ``labels-...``; validation is the test split.
+        The examples of ``value-categories.json``, if it is there, are training rows too.
 
     Raises:
       UserError: naming the file and the line.
@@ -60,6 +62,29 @@ def read_valueeval(path: str | Path) -> list[TextRow]:
             value = np.zeros(len(VALUES), np.float32)
             value[[column for column, mark in zip(columns, by_id[number], strict=True) if mark == "1"]] = 1.0
             rows.append(TextRow(conclusion, premise, place, value=value, split=split))
+    return rows + _examples(path / "value-categories.json")
+
+
+def _examples(path: Path) -> list[TextRow]:
+    """Training rows of the data set's own definitions: the effects that its authors list under each of 54 values.
+
+    Arguments tell of many values at once; these short texts tell of one, in the words that belong to it.
+    """
+    if not path.is_file():
+        return []
+    try:
+        categories = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
+    rows = []
+    for category, values in categories.items():
+        value = np.zeros(len(VALUES), np.float32)
+        value[VALUES.index(_category(path, category))] = 1.0
+        rows += [
+            TextRow(name, example, f"{path}: {name}", value=value, split="train")
+            for name, examples in values.items()
+            for example in (name, *examples)
+        ]
     return rows
 
 

@@ -1,0 +1,241 @@
+"""Hugging Face directories of encoders in and out; the counterpart of ``hf`` for the families of ``encoder_families``.
+
+1 ``read_encoder_config``   config.json -> EncoderConfig: architecture, choices, number of classes
+2 ``fit_encoder``           names and shapes of all tensors, before any is read
+3 ``load_encoder``          the tokenizer, then tensor by tensor onto the devices
+4 ``save_encoder``          the way back
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from visa_jax.config import FieldError, UserError
+from visa_jax.models.encoder import DTYPES, EncoderConfig, make_classifier, make_encoder
+from visa_jax.models.encoder_families import ENCODER_FAMILIES, EncoderFamily
+from visa_jax.models.heads import make_embedder
+from visa_jax.models.hf import load_tokenizer
+from visa_jax.models.layout import Path as ParamPath
+from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensors
+from visa_jax.models.weights import Weights, open_weights, read_json, write_json, write_weights
+from visa_jax.types import Params
+
+BARE, CLASSIFIER = "Model", "ForSequenceClassification"  # ends of architecture names
+# constants, and a table that DeBERTa's published files hold and its models do not read
+UNUSED = ("embeddings.position_ids", "embeddings.position_embeddings.weight")
+OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+
+class PretrainedEncoder(NamedTuple):
+    """An encoder with its parameters. All functions take (params, token_BT, mask_BT, type_BT=None)."""
+
+    encode: Callable  # -> hidden_BTD
+    classify: Callable | None  # -> float32 logits [B, classes]; None: it has no classes
+    embed: Callable  # -> float32 [B, D] of length 1: the mean state of a text
+    params: Any
+    config: EncoderConfig
+    labels: tuple[str, ...]  # names of the classes
+    family: str  # model_type
+
+
+def load_encoder(
+    directory: str | Path, *, param_dtype: str = "float32", sharding_fn: Callable | None = None, dtype: str = "float32"
+) -> tuple[PretrainedEncoder, Any]:
+    """``(encoder, tokenizer)`` of a Hugging Face directory of a family in ENCODER_FAMILIES.
+
+    Args:
+        directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer.
+        param_dtype: of the parameters, float32 or bfloat16.
+        sharding_fn: ``path of a parameter -> jax.sharding.Sharding``, None = the first device.
+        dtype: of the computation.
+
+    Raises:
+        UserError: one line with the file and the field or tensor: missing, damaged, of an unknown architecture, of
+            another shape, a tokenizer larger than the embedding. All is checked before a device holds anything.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory")
+    family, config = read_encoder_config(directory, dtype=dtype)
+    labels = read_labels(directory)[: config.classes]
+    if param_dtype not in ("float32", "bfloat16"):
+        raise UserError(f"param_dtype: {param_dtype!r} is none of float32, bfloat16")
+    with open_weights(directory) as weights:
+        config, slots = fit_encoder(weights, ENCODER_FAMILIES[family], config)
+        tokenizer = load_tokenizer(directory, config.vocab_size)
+        params = _read_params(weights, slots, config, param_dtype, sharding_fn)
+    encode, _ = make_encoder(config)
+    classify = make_classifier(config) if config.classes else None
+    return PretrainedEncoder(encode, classify, make_embedder(encode), params, config, labels, family), tokenizer
+
+
+def save_encoder(
+    directory: str | Path,
+    params: Params,
+    config: EncoderConfig,
+    tokenizer: Any = None,
+    *,
+    labels: tuple[str, ...] = (),
+    family: str | None = None,
+    dtype: str = "float32",
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write config.json, the weights (of ``dtype``) and, if given, the tokenizer; what ``load_encoder`` reads.
+
+    Args:
+        labels: names of the classes; () = LABEL_0 and so on.
+        family: model_type; None = the first in ENCODER_FAMILIES that the encoder fits.
+
+    Raises UserError where no family (or not ``family``) has the same choices.
+    """
+    directory, contents = Path(directory), _hf_config(config, family)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
+    if labels and len(labels) != config.classes:
+        raise UserError(f"labels: {len(labels)} names for {config.classes} classes")
+    if config.classes:
+        named = labels or [f"LABEL_{i}" for i in range(config.classes)]
+        contents["id2label"] = {str(i): name for i, name in enumerate(named)}
+        contents["label2id"] = {name: i for i, name in enumerate(named)}
+    directory.mkdir(parents=True, exist_ok=True)
+    family = ENCODER_FAMILIES[contents["model_type"]]
+    slots = _slots(family, config, family.base if config.classes else "")
+    write_weights(directory, stored_tensors(params, slots, jnp.dtype(dtype)), max_shard_bytes)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(directory))
+    # last: a directory without it counts as no model
+    write_json(directory / "config.json", contents | {"torch_dtype": dtype})
+
+
+def read_encoder_config(directory: str | Path, **changes) -> tuple[str, EncoderConfig]:
+    """``(model_type, EncoderConfig)`` of ``directory/config.json``. UserError for what the encoder cannot be.
+
+    A bare model of a family that knows a pooler is given one; whether the file has it is seen by ``fit_encoder``.
+    """
+    path = Path(directory) / "config.json"
+    contents = read_json(path)
+    name = contents.get("model_type")
+    if name not in ENCODER_FAMILIES:
+        raise UserError(f"{path}: model_type {name!r} is none of {', '.join(ENCODER_FAMILIES)}")
+    family = ENCODER_FAMILIES[name]
+    architecture = (contents.get("architectures") or [family.name + BARE])[0]
+    if architecture not in (family.name + BARE, family.name + CLASSIFIER):
+        raise UserError(
+            f"{path}: architecture {architecture!r} is none of {family.name + BARE}, {family.name + CLASSIFIER}"
+        )
+    for field, allowed in family.refused.items():
+        if contents.get(field) is not None and contents[field] not in allowed:
+            raise UserError(f"{path}: {field} = {contents[field]!r} is not supported")
+    try:
+        return name, EncoderConfig(**family.read(contents), **_read_head(family, architecture, contents), **changes)
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]} is missing") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(f"{path}: a field is of the wrong type ({error})") from None
+
+
+def read_labels(directory: str | Path) -> tuple[str, ...]:
+    """Names of the classes in config.json's id2label; transformers takes two where it has none."""
+    path = Path(directory) / "config.json"
+    contents = read_json(path)
+    named = contents.get("id2label") or {str(i): f"LABEL_{i}" for i in range(contents.get("num_labels", 2))}
+    try:
+        return tuple(str(named[str(i)]) for i in range(len(named)))
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: id2label does not name the classes 0, 1, ...") from None
+
+
+def fit_encoder(
+    weights: Weights, family: EncoderFamily, config: EncoderConfig
+) -> tuple[EncoderConfig, dict[ParamPath, Slot]]:
+    """The config, without a pooler where a bare model's file has none, and where each parameter is in ``weights``.
+
+    Reads nothing but names and shapes. Raises UserError for a tensor that is not there, has another shape, or has no
+    place in such an encoder; tensors outside of the bare model's prefix are heads for other tasks.
+    """
+    base = family.base if any(name.startswith(family.base) for name in weights.names) else ""
+    if config.pooler and not config.classes and _pooler_name(family, base) not in weights:
+        config = dataclasses.replace(config, pooler=None)
+    slots, expected = _slots(family, config, base), set()
+    for path, leaf in _shapes(config).items():
+        slot, stacked = slots[path], path[0] == "layers"
+        for new, old in OLD_NAMES.items():
+            if slot.name.endswith(new) and slot.name.format(0).replace(new, old) in weights:
+                slots[path] = slot = slot._replace(name=slot.name.replace(new, old))
+        shape = stored_shape(path, slot, leaf.shape[1:] if stacked else leaf.shape)
+        for layer in range(config.layers if stacked else 1):
+            weights.check(slot.name.format(layer), shape)
+            expected.add(slot.name.format(layer))
+    for name in weights.names:
+        if name not in expected and name.startswith(base) and name.removeprefix(base) not in UNUSED:
+            raise UserError(f"{weights.source}: tensor {name} has no place in the model of config.json")
+    return config, slots
+
+
+def _read_head(family, architecture, contents):
+    """pooler and classes of an architecture."""
+    if architecture == family.name + BARE:
+        return dict(pooler=family.pooled if family.pooler else None)
+    return dict(pooler=family.pooled, classes=len(contents.get("id2label") or range(contents.get("num_labels", 2))))
+
+
+def _hf_config(config, family):
+    """config.json of the family whose reading of it gives the encoder back. UserError naming what would be lost."""
+    nearest = None
+    for name in ENCODER_FAMILIES if family is None else [family]:
+        contents = ENCODER_FAMILIES[name].write(config)
+        differing = _differing(ENCODER_FAMILIES[name], contents, config)
+        if not differing:
+            architecture = ENCODER_FAMILIES[name].name + (CLASSIFIER if config.classes else BARE)
+            return {"architectures": [architecture], "model_type": name, **contents}
+        if nearest is None or len(differing) < len(nearest[1]):
+            nearest = name, differing
+    raise UserError(f"no Hugging Face family is like this encoder; {nearest[0]} has not {', '.join(nearest[1])}")
+
+
+def _differing(family, contents, config):
+    head = _read_head(family, family.name + (CLASSIFIER if config.classes else BARE), contents)
+    head |= dict(classes=config.classes, dtype=config.dtype)
+    if config.pooler is None and not config.classes:
+        head["pooler"] = None  # a bare model may lack it
+    try:
+        again = EncoderConfig(**family.read(contents), **head)
+    except FieldError as error:
+        return [str(error)]
+    names = [field.name for field in dataclasses.fields(config)]
+    return [f"{name} = {getattr(config, name)}" for name in names if getattr(config, name) != getattr(again, name)]
+
+
+def _slots(family, config, base):
+    """Where each parameter is in a file whose bare model has the prefix ``base``."""
+    slots = family.slots | (family.head if config.classes else family.pooler if config.pooler else {})
+    slots = {path: slots[path] for path in _shapes(config)}
+    return {path: slot._replace(name=_renamed(slot.name, family.base, base)) for path, slot in slots.items()}
+
+
+def _renamed(name, before, after):
+    return after + name.removeprefix(before) if name.startswith(before) else name
+
+
+def _pooler_name(family, base):
+    return _renamed(family.pooler["pooler", "kernel"].name, family.base, base)
+
+
+def _shapes(config):
+    return flatten_dict(jax.eval_shape(make_encoder(config)[1], jax.random.key(0)))
+
+
+def _read_params(weights, slots, config, param_dtype, sharding_fn):
+    """Large parameters first: while its layers are joined, a parameter is on the device twice."""
+    first, params = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), {}
+    for path, leaf in sorted(_shapes(config).items(), key=lambda item: -item[1].size):
+        sharding = first if sharding_fn is None else sharding_fn(path)
+        params[path] = read_param(weights, path, slots[path], leaf.shape, jnp.dtype(param_dtype), sharding)
+    return unflatten_dict(params)
