@@ -126,8 +126,19 @@ class Norm(nnx.Module):
         return rms_norm(x.astype(jnp.float32), 1.0 + self.scale[...].astype(jnp.float32), self.eps).astype(x.dtype)
 
 
+def product(x_ND: jax.Array, kernel) -> jax.Array:
+    """x @ kernel with the kernel's input axes as one and its output axes as one: [N, outputs] in x's dtype.
+
+    ``kernel`` is an array [*in, *out], or a record that stands for one: it has ``shape`` and ``product(x_ND)`` (an
+    adapter beside a kernel, ``lora.LowRank``; a kernel in few bits, ``quantize.Int8`` and ``quantize.Nf4``).
+    """
+    if hasattr(kernel, "product"):
+        return kernel.product(x_ND)
+    return x_ND @ kernel.astype(x_ND.dtype).reshape(x_ND.shape[1], -1)
+
+
 class Linear(nnx.Module):
-    """x @ kernel + bias over the last ``inputs`` axes of x; kernel [*in, *out]."""
+    """x @ kernel + bias over the last ``inputs`` axes of x; kernel [*in, *out], or a record (see ``product``)."""
 
     def __init__(self, shape, axes, *, inputs: int, bias: bool, std: float):
         self.kernel = declare(shape, axes, std=std)
@@ -137,9 +148,9 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         # One plain matrix product over all tokens: the gradient of a kernel with several
         # leading axes is transposed on CPU and takes more than twice as long.
-        lead, kernel = x.shape[: x.ndim - self.inputs], self.kernel[...].astype(x.dtype)
+        lead, kernel = x.shape[: x.ndim - self.inputs], self.kernel.get_value()
         out_shape = kernel.shape[self.inputs :]
-        out = x.reshape(math.prod(lead), -1) @ kernel.reshape(-1, math.prod(out_shape))
+        out = product(x.reshape(math.prod(lead), -1), kernel)
         if self.bias is not None:
             out = out + self.bias[...].astype(x.dtype).reshape(1, -1)
         return out.reshape(lead + out_shape)

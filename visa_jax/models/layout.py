@@ -5,7 +5,8 @@ a leading layer axis and one tensor per layer in the file.
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from visa_jax.config import require
 from visa_jax.models.weights import Weights
 from visa_jax.types import Array, Params
 
@@ -31,7 +33,7 @@ class Slot(NamedTuple):
 def stored_shape(path: Path, slot: Slot, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape in the file of a parameter (of one layer of it) of ``shape``: several heads are one axis there."""
     if path[-1] == "kernel":
-        inputs, outputs = math.prod(shape[: _inputs(path)]), math.prod(shape[_inputs(path) :])
+        inputs, outputs = math.prod(shape[: input_axes(path)]), math.prod(shape[input_axes(path) :])
         return (outputs, inputs) if slot.turned else (inputs, outputs * slot.parts)
     return (math.prod(shape) * slot.parts,) if path[-1] == "bias" else tuple(shape)
 
@@ -80,7 +82,22 @@ def stored_tensors(params: Params, slots: dict[Path, Slot], dtype) -> Iterator[t
             yield name.format(layer), pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
 
 
-def _inputs(path: Path) -> int:
+def matching_kernels(paths: Iterable[Path], pattern: str) -> list[Path]:
+    """Paths of the kernels whose module ``pattern`` names, sorted: all of its path or all behind some ``/``.
+
+    Raises UserError if the pattern is no regular expression or names none.
+    """
+    try:
+        wanted = re.compile(f"(.*/)?({pattern})")
+    except re.error as error:
+        require(False, "pattern", f"{pattern!r} is no regular expression ({error})")
+    kernels = sorted(path for path in paths if path[-1] == "kernel")
+    found = [path for path in kernels if wanted.fullmatch("/".join(path[:-1]))]
+    require(found, "pattern", f"{pattern!r} names none of {', '.join('/'.join(path[:-1]) for path in kernels)}")
+    return found
+
+
+def input_axes(path: Path) -> int:
     """Leading axes of a kernel that are inputs: two of attention's output, which reads heads."""
     return 2 if path[-2] == "out" else 1
 
@@ -88,5 +105,5 @@ def _inputs(path: Path) -> int:
 def _order(path: Path, slot: Slot, rank: int) -> tuple[int, ...]:
     """Our axes in the order of the file."""
     if path[-1] == "kernel" and slot.turned:
-        return (*range(_inputs(path), rank), *range(_inputs(path)))
+        return (*range(input_axes(path), rank), *range(input_axes(path)))
     return tuple(range(rank))

@@ -113,8 +113,7 @@ def open_weights(directory: str | Path) -> Weights:
     directory = Path(directory)
     index = directory / INDEX
     if not index.is_file():
-        path = directory / SINGLE
-        return Weights(path, _read_header(path))
+        return open_file(directory / SINGLE)
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict):
         raise UserError(f"{index}: has no weight_map")
@@ -127,6 +126,18 @@ def open_weights(directory: str | Path) -> Weights:
         if name not in headers[shard]:
             raise UserError(f"{directory / shard}: has no tensor {name}, which {INDEX} wants from it")
     return Weights(index, {name: headers[shard][name] for name, shard in shards.items()})
+
+
+def open_file(path: str | Path) -> Weights:
+    """The tensors of one file. Reads its header only; UserError where it is missing, cut off or damaged."""
+    return Weights(Path(path), _read_header(Path(path)))
+
+
+def write_file(path: str | Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write one file, whole or not at all."""
+    partial = Path(path).with_name(f"{Path(path).name}.partial")
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial, {"format": "pt"})
+    partial.replace(path)
 
 
 def write_weights(

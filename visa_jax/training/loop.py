@@ -25,7 +25,7 @@ from visa_jax.rollout import generate
 from visa_jax.training.metrics import check_finite
 from visa_jax.training.optimizer import OptimizerConfig, make_optimizer
 from visa_jax.training.state import init_state
-from visa_jax.training.update import make_update
+from visa_jax.training.update import JoinFn, make_update, whole
 from visa_jax.types import LanguageModel, Params, PromptBatch, TrainState
 
 
@@ -72,6 +72,7 @@ class Experiment(NamedTuple):
     end_id: int
     pad_id: int
     evaluate_fn: Callable[[Params], dict[str, float]] | None = None  # judged by the oracle; never a reward
+    join_fn: JoinFn = whole  # (what is trained, reference params) -> the policy's params
 
 
 class Programs(NamedTuple):
@@ -106,6 +107,7 @@ def make_programs(experiment: Experiment, config: LoopConfig, optimizer) -> Prog
         epochs=config.epochs,
         minibatches=config.minibatches,
         micro_batches=config.micro_batches,
+        join_fn=experiment.join_fn,
     )
     return Programs(
         rollout=jax.jit(rollout),
@@ -150,7 +152,8 @@ def train(
         prompt_key, sample_key = jax.random.split(step_key)
         times = [time.perf_counter()]
         prompts = experiment.prompts_fn(prompt_key, step)
-        rollout = jax.block_until_ready(programs.rollout(state.params, prompts, sample_key))
+        policy_params = experiment.join_fn(state.params, ref_params)
+        rollout = jax.block_until_ready(programs.rollout(policy_params, prompts, sample_key))
         times.append(time.perf_counter())
         scored = jax.block_until_ready(programs.score(reward_params, rollout))
         times.append(time.perf_counter())
@@ -162,7 +165,7 @@ def train(
         step += 1
         if config.evaluate_every and (step % config.evaluate_every == 0 or step == config.steps):
             if experiment.evaluate_fn is not None:
-                metrics |= experiment.evaluate_fn(state.params)
+                metrics |= experiment.evaluate_fn(experiment.join_fn(state.params, ref_params))
             hooks.on_samples(step, scored)
         hooks.on_metrics(step, metrics)
         stop = hooks.should_stop()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from visa_jax.models.lora import LoraConfig, attach
 from visa_jax.rollout import completion_logps
 from visa_jax.types import Array, LanguageModel, Params, Rollout
 
@@ -23,3 +24,16 @@ def make_policy_fn(
         return logp_BT, critic_fn(params["critic"], state_BTD)
 
     return policy_fn
+
+
+def make_lora_join(config: LoraConfig) -> Callable[[Params, Params], Params]:
+    """The ``join_fn`` of a policy whose decoder is the reference's with adapters; a critic is trained as a whole.
+
+    trained = {"decoder": adapters, "critic": ...}; the reference's params = {"decoder": base, ...}. The reference is
+    the policy with its adapters off.
+    """
+
+    def join_fn(trained: Params, ref_params: Params) -> Params:
+        return {**trained, "decoder": attach(ref_params["decoder"], trained["decoder"], config)}
+
+    return join_fn

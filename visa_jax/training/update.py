@@ -18,6 +18,13 @@ from visa_jax.types import Array, Batch, Params, Rollout, Scored, TrainState, We
 
 # (params, rollout) -> (logp_BT, critic_BTK): the forward pass of policy and critic heads
 PolicyFn = Callable[[Params, Rollout], tuple[Array, Array]]
+# (what is trained, the reference's params) -> the policy's params: how adapters find their frozen base
+JoinFn = Callable[[Params, Params], Params]
+
+
+def whole(trained: Params, ref_params: Params) -> Params:
+    """The JoinFn of a policy that is trained as a whole: what is trained is the policy."""
+    return trained
 
 
 def make_update(
@@ -29,6 +36,7 @@ def make_update(
     epochs: int = 1,
     minibatches: int = 1,
     micro_batches: int = 1,
+    join_fn: JoinFn = whole,
 ) -> Callable:
     """``update(state, ref_params, scored) -> (state, metrics)``; pure, to be jitted by the caller.
 
@@ -36,6 +44,8 @@ def make_update(
     critic the old log-probabilities are the current ones (ratio 1 exactly), which saves a forward pass.
     ``micro_batches`` pieces of a minibatch are computed one after the other, for less memory: sums are added up and
     divided once, so the gradient is the same (``bnpo`` apart).
+    With ``join_fn`` (``training/policy.py``) the state's params may be adapters of the reference, whose params are data
+    of the program: no gradient, no optimizer state, never donated, one copy.
     """
     on_policy = epochs * minibatches == 1 and method.signals == 0
 
@@ -53,14 +63,14 @@ def make_update(
         if on_policy:
             logp_old_BT, critic_old_BTK = rollout.logp_BT, jnp.zeros((*rollout.mask_BT.shape, 0))
         else:
-            logp_old_BT, critic_old_BTK = read(state.params, rollout)
+            logp_old_BT, critic_old_BTK = read(join_fn(state.params, ref_params), rollout)
         batch = jax.lax.stop_gradient(
             Batch(scored=scored, logp_old_BT=logp_old_BT, logp_ref_BT=logp_ref_BT, critic_old_BTK=critic_old_BTK)
         )
         method_state, advantages, metrics = method.combine(state.method_state, batch)
 
         def sum_fn(params: Params, part: tuple[Batch, Advantages]):
-            logp_BT, critic_BTK = policy_fn(params, part[0].scored.rollout)
+            logp_BT, critic_BTK = policy_fn(join_fn(params, ref_params), part[0].scored.rollout)
             rows = part[0]
             if on_policy:
                 rows = _with_old(rows, jax.lax.stop_gradient(logp_BT))
