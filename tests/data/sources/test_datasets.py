@@ -46,6 +46,21 @@ def test_valueeval_names_what_is_missing(tmp_path):
         read_valueeval(write_valueeval(tmp_path, labels=("A2", *["0"] * 20)))
 
 
+def test_valueeval_has_a_training_row_for_each_example_of_a_value(tmp_path):
+    path = write_valueeval(tmp_path) / "value-categories.json"
+    path.write_text(json.dumps({"Tradition": {"Be humble": ["allowing for modesty", "less boasting"]}}))
+    rows = read_valueeval(tmp_path)[2:]
+    assert [row.answer for row in rows] == ["Be humble", "allowing for modesty", "less boasting"]
+    assert all(row.question == "Be humble" and row.split == "train" for row in rows)
+    np.testing.assert_array_equal(rows[0].value, np.eye(10)[VALUES.index("Tradition")])
+    path.write_text('{"Traditions": {}}')
+    with pytest.raises(UserError, match="value-categories.json: 'Traditions' is none of the 20 value categories"):
+        read_valueeval(tmp_path)
+    path.write_text("{\n,}")
+    with pytest.raises(UserError, match="value-categories.json line 2: not JSON"):
+        read_valueeval(tmp_path)
+
+
 def test_valuebench_has_a_row_an_answer_without_emoji(tmp_path):
     answers = {"one": "\U0001f914 Yes, do.", "two": "No.", "three": "No."}
     (tmp_path / "llm_answers_rated.jsonl").write_text(json.dumps({"question": "Should I?", "answers": answers}) + "\n")
@@ -71,7 +86,8 @@ def test_truthfulqa_scores_are_truthful_then_informative(tmp_path):
 
 def test_counts_of_the_data_sets(shared):
     rows = read_valueeval(shared / "data/valueeval23")
-    assert [sum(row.split == split for row in rows) for split in ("train", "test")] == [5393, 1896]
+    # 54 values with 218 examples beside the arguments
+    assert [sum(row.split == split for row in rows) for split in ("train", "test")] == [5393 + 54 + 218, 1896]
     share = np.stack([row.value for row in rows]).mean(axis=0)
     assert VALUES[share.argmax()] in ("Security", "Universalism") and share.min() > 0.02
     bench = read_valuebench(shared / "data/valuebench")

@@ -54,7 +54,7 @@ def read_valueeval(path: str | Path) -> list[TextRow]:
     for name, split in SPLITS.items():
         _, arguments = _cells(path / f"arguments-{name}.tsv", 4)
         header, labels = _cells(path / f"labels-{name}.tsv", 1 + len(CATEGORIES))
-        columns = [VALUES.index(_category(path / f"labels-{name}.tsv", label)) for label in header[1:]]
+        columns = [VALUES.index(_category(f"{path / f'labels-{name}.tsv'} line 1", label)) for label in header[1:]]
         by_id = {cells[0]: cells[1:] for _, cells in labels}
         for place, (number, conclusion, _, premise) in arguments:
             if number not in by_id:
@@ -79,7 +79,7 @@ def _examples(path: Path) -> list[TextRow]:
     rows = []
     for category, values in categories.items():
         value = np.zeros(len(VALUES), np.float32)
-        value[VALUES.index(_category(path, category))] = 1.0
+        value[VALUES.index(_category(str(path), category))] = 1.0
         rows += [
             TextRow(name, example, f"{path}: {name}", value=value, split="train")
             for name, examples in values.items()
@@ -94,9 +94,9 @@ def describe_mapping() -> str:
     return "; ".join(f"{' + '.join(labels)} -> +{value}" for value, labels in parts.items())
 
 
-def _category(path: Path, label: str) -> str:
+def _category(place: str, label: str) -> str:
     if label not in CATEGORIES:
-        raise UserError(f"{path} line 1: {label!r} is none of the 20 value categories")
+        raise UserError(f"{place}: {label!r} is none of the 20 value categories")
     return CATEGORIES[label]
 
 
