@@ -29,8 +29,8 @@ def make_policy_fn(
 def make_lora_join(config: LoraConfig) -> Callable[[Params, Params], Params]:
     """The ``join_fn`` of a policy whose decoder is the reference's with adapters; a critic is trained as a whole.
 
-    trained = {"decoder": adapters, "critic": ...}; the reference's params = {"decoder": base, ...}. The reference is
-    the policy with its adapters off.
+    trained = {"decoder": adapters, "critic": ...}; the reference's params = {"decoder": base, "critic": ...} (a critic
+    where the policy has one; what it says of the reference is not used). The reference is the policy, adapters off.
     """
 
     def join_fn(trained: Params, ref_params: Params) -> Params:
