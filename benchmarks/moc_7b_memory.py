@@ -1,4 +1,4 @@
-"""What MOC's update of Llama-2-7B needs on one device: LoRA of rank 64 on a frozen base in few bits, compiled for a TPU.
+"""What MOC's update of Llama-2-7B needs on one device: LoRA of rank 64 on a frozen base in few bits, compiled for TPU.
 
     python benchmarks/moc_7b_memory.py [--base=nf4] [--micro_batches=64]      # needs libtpu (extra tpu), no TPU
 
