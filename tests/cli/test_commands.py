@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from visa_jax.cli import main as cli
 from visa_jax.cli.experiment import VisaParts, make_visa_set, open_visa
 from visa_jax.cli.generate import prompt_of
 from visa_jax.cli.judging import loop_texts, make_loop
@@ -22,19 +21,6 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 TEXT = "green walls . tessa leads . always choose mastery ."
 QUESTION = "what about the archive ?"
 LONG = " ".join(["green walls ."] * 20)  # 60 tokens
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command line: (exit code, standard output, standard error)."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.run([str(word) for word in argv])
-        told = capsys.readouterr()
-        return code, told.out, told.err.strip()
-
-    return call
 
 
 def refused(told: tuple[int, str, str]) -> str:

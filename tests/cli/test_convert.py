@@ -7,26 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from visa_jax.cli import main as cli
 from visa_jax.cli.runs import open_run
 from visa_jax.models import load_pretrained
 from visa_jax.models.weights import open_weights, write_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 QUESTION = "what about the archive ?"
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command line: (exit code, standard output, standard error)."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.run([str(word) for word in argv])
-        told = capsys.readouterr()
-        return code, told.out, told.err.strip()
-
-    return call
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from visa_jax.config import UserError
 from visa_jax.models import make_decoder
 from visa_jax.models.encoder import make_classifier, make_encoder
 from visa_jax.models.encoder_families import ENCODER_FAMILIES
-from visa_jax.models.encoder_hf import fit_encoder, load_encoder, read_encoder_config, read_encoder_params, save_encoder
+from visa_jax.models.encoder_hf import fit_encoder, load_encoder, read_encoder_config, save_encoder
 from visa_jax.models.encoder_layers import Relative, bucket_of
 from visa_jax.models.families import FAMILIES
 from visa_jax.models.heads import make_decoder_classifier
-from visa_jax.models.hf import read_decoder_config
+from visa_jax.models.hf import read_decoder_config, read_params
 from visa_jax.models.layout import read_param, stored_tensors
 from visa_jax.models.weights import open_weights, read_json
 
@@ -35,7 +35,8 @@ def read(directory, param_dtype="float32"):
     family, config = read_encoder_config(directory)
     with open_weights(directory) as weights:
         config, slots = fit_encoder(weights, ENCODER_FAMILIES[family], config)
-        return family, config, slots, read_encoder_params(weights, slots, config, param_dtype, None)
+        shapes = flatten_dict(jax.eval_shape(make_encoder(config)[1], jax.random.key(0)))
+        return family, config, slots, read_params(weights, slots, shapes, param_dtype, None)
 
 
 class Case:

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
-from visa_jax.config import FieldError, UserError
+from visa_jax.config import UserError
 from visa_jax.models.encoder import DTYPES, EncoderConfig, make_classifier, make_encoder
 from visa_jax.models.encoder_families import ENCODER_FAMILIES, EncoderFamily
 from visa_jax.models.heads import make_embedder
-from visa_jax.models.hf import load_tokenizer
+from visa_jax.models.hf import fitting_family, load_tokenizer, read_fields, read_params, refuse_fields
 from visa_jax.models.layout import Path as ParamPath
-from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensors
+from visa_jax.models.layout import Slot, stored_shape, stored_tensors
 from visa_jax.models.weights import Weights, open_weights, read_json, write_json, write_weights
 from visa_jax.types import Params
 
@@ -63,12 +63,10 @@ def load_encoder(
         raise UserError(f"{directory}: no such directory")
     family, config = read_encoder_config(directory, dtype=dtype)
     labels = read_labels(directory)[: config.classes]
-    if param_dtype not in ("float32", "bfloat16"):
-        raise UserError(f"param_dtype: {param_dtype!r} is none of float32, bfloat16")
     with open_weights(directory) as weights:
         config, slots = fit_encoder(weights, ENCODER_FAMILIES[family], config)
         tokenizer = load_tokenizer(directory, config.vocab_size)
-        params = read_encoder_params(weights, slots, config, param_dtype, sharding_fn)
+        params = read_params(weights, slots, _shapes(config), param_dtype, sharding_fn)
     encode, _ = make_encoder(config)
     classify = make_classifier(config) if config.classes else None
     return PretrainedEncoder(encode, classify, make_embedder(encode), params, config, labels, family), tokenizer
@@ -128,17 +126,12 @@ def read_encoder_config(directory: str | Path, **changes) -> tuple[str, EncoderC
         raise UserError(
             f"{path}: architecture {architecture!r} is none of {family.name + BARE}, {family.name + CLASSIFIER}"
         )
-    for field, allowed in family.refused.items():
-        if contents.get(field) is not None and contents[field] not in allowed:
-            raise UserError(f"{path}: {field} = {contents[field]!r} is not supported")
-    try:
-        return name, EncoderConfig(**family.read(contents), **_read_head(family, architecture, contents), **changes)
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]} is missing") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
-        raise UserError(f"{path}: a field is of the wrong type ({error})") from None
+    refuse_fields(path, contents, family.refused)
+
+    def make():
+        return EncoderConfig(**family.read(contents), **_read_head(family, architecture, contents), **changes)
+
+    return name, read_fields(path, make)
 
 
 def read_labels(directory: str | Path) -> tuple[str, ...]:
@@ -188,29 +181,17 @@ def _read_head(family, architecture, contents):
 
 def _hf_config(config, family):
     """config.json of the family whose reading of it gives the encoder back. UserError naming what would be lost."""
-    nearest = None
-    for name in ENCODER_FAMILIES if family is None else [family]:
-        contents = ENCODER_FAMILIES[name].write(config)
-        differing = _differing(ENCODER_FAMILIES[name], contents, config)
-        if not differing:
-            architecture = ENCODER_FAMILIES[name].name + (CLASSIFIER if config.classes else BARE)
-            return {"architectures": [architecture], "model_type": name, **contents}
-        if nearest is None or len(differing) < len(nearest[1]):
-            nearest = name, differing
-    raise UserError(f"no Hugging Face family is like this encoder; {nearest[0]} has not {', '.join(nearest[1])}")
+    name, contents = fitting_family("encoder", ENCODER_FAMILIES, family, config, _read_back)
+    architecture = ENCODER_FAMILIES[name].name + (CLASSIFIER if config.classes else BARE)
+    return {"architectures": [architecture], "model_type": name, **contents}
 
 
-def _differing(family, contents, config):
+def _read_back(family, contents, config):
     head = _read_head(family, family.name + (CLASSIFIER if config.classes else BARE), contents)
     head |= dict(classes=config.classes, dtype=config.dtype)
     if config.pooler is None and not config.classes:
         head["pooler"] = None  # a bare model may lack it
-    try:
-        again = EncoderConfig(**family.read(contents), **head)
-    except FieldError as error:
-        return [str(error)]
-    names = [field.name for field in dataclasses.fields(config)]
-    return [f"{name} = {getattr(config, name)}" for name in names if getattr(config, name) != getattr(again, name)]
+    return EncoderConfig(**family.read(contents), **head)
 
 
 def _slots(family, config, base):
@@ -230,15 +211,3 @@ def _pooler_name(family, base):
 
 def _shapes(config):
     return flatten_dict(jax.eval_shape(make_encoder(config)[1], jax.random.key(0)))
-
-
-def read_encoder_params(weights, slots, config, param_dtype, sharding_fn):
-    """The parameters from where ``fit_encoder`` found them.
-
-    Large ones first: while its layers are joined, a parameter is on the device twice.
-    """
-    first, params = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), {}
-    for path, leaf in sorted(_shapes(config).items(), key=lambda item: -item[1].size):
-        sharding = first if sharding_fn is None else sharding_fn(path)
-        params[path] = read_param(weights, path, slots[path], leaf.shape, jnp.dtype(param_dtype), sharding)
-    return unflatten_dict(params)

@@ -69,7 +69,7 @@ def load_pretrained(
         tokenizer = load_tokenizer(directory, config.vocab_size)
         if check_fn is not None:
             check_fn(config, tokenizer)
-        params = _read_params(weights, slots, config, param_dtype, sharding_fn)
+        params = read_params(weights, slots, _shapes(config), param_dtype, sharding_fn)
     lm, _ = make_decoder(config)
     end_ids, pad_id = special_ids(directory)
     return Pretrained(lm, params, config, end_ids, pad_id, family), tokenizer
@@ -128,11 +128,21 @@ def read_decoder_config(directory: str | Path, **changes) -> DecoderConfig:
     """DecoderConfig of ``directory/config.json``. Raises UserError for what the decoder cannot do."""
     path = Path(directory) / "config.json"
     family, contents = FAMILIES[read_family(directory)], read_json(path)
-    for name, allowed in family.refused.items():
-        if contents.get(name) is not None and contents[name] not in allowed:
+    refuse_fields(path, contents, family.refused)
+    return read_fields(path, lambda: DecoderConfig(**family.read(contents), **changes))
+
+
+def refuse_fields(path: Path, contents: dict, allowed: dict[str, tuple]) -> None:
+    """UserError for the first field of a JSON file that is there with another value than those allowed."""
+    for name, values in allowed.items():
+        if contents.get(name) is not None and contents[name] not in values:
             raise UserError(f"{path}: {name} = {contents[name]!r} is not supported")
+
+
+def read_fields(path: Path, make_fn: Callable[[], Any]) -> Any:
+    """``make_fn()``, which reads the contents of ``path``; what they make it raise as a UserError of one line."""
     try:
-        return DecoderConfig(**family.read(contents), **changes)
+        return make_fn()
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]} is missing") from None
     except UserError as error:
@@ -146,16 +156,31 @@ def hf_config(config: DecoderConfig, family: str | None = None) -> dict:
 
     Raises UserError naming the fields in which the nearest family differs.
     """
+    name, contents = fitting_family("decoder", FAMILIES, family, config, _read_back)
+    return {"architectures": [FAMILIES[name].architecture], "model_type": name, **contents}
+
+
+def fitting_family(
+    kind: str, families: dict[str, Any], family: str | None, config: Any, read_fn: Callable
+) -> tuple[str, dict]:
+    """``(model_type, config.json)`` of the first family (or of ``family``) that gives a config back unchanged.
+
+    Args:
+        kind: what is written, for the message.
+        read_fn: ``(family, contents, config) -> config``, or raises FieldError.
+
+    Raises UserError naming what would be lost in the nearest one.
+    """
     nearest = None
-    for name in FAMILIES if family is None else [family]:
-        contents = FAMILIES[name].write(config)
-        differing = _differing(FAMILIES[name], contents, config)
+    for name in families if family is None else [family]:
+        contents = families[name].write(config)
+        differing = _differing(config, lambda name=name, contents=contents: read_fn(families[name], contents, config))
         if not differing:
-            return {"architectures": [FAMILIES[name].architecture], "model_type": name, **contents}
+            return name, contents
         if nearest is None or len(differing) < len(nearest[1]):
             nearest = name, differing
     name, differing = nearest
-    raise UserError(f"no Hugging Face family is like this decoder; {name} has not {', '.join(differing)}")
+    raise UserError(f"no Hugging Face family is like this {kind}; {name} has not {', '.join(differing)}")
 
 
 def fit_weights(weights: Weights, family: Family, config: DecoderConfig) -> dict[ParamPath, Slot]:
@@ -199,7 +224,7 @@ def load_params(
     """
     with open_weights(directory) as weights:
         slots = fit_weights(weights, FAMILIES[read_family(directory)], config)
-        return _read_params(weights, slots, config, param_dtype, sharding_fn)
+        return read_params(weights, slots, _shapes(config), param_dtype, sharding_fn)
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int):
@@ -230,11 +255,14 @@ def special_ids(directory: str | Path) -> tuple[tuple[int, ...], int]:
     return ends, pad if pad is not None else (ends[0] if ends else 0)
 
 
-def _differing(family, contents, config):
-    """``field = value`` for each choice of a decoder that is lost in the family's config.json."""
-    kept = {name: getattr(config, name) for name in OURS}
+def _read_back(family, contents, config):
+    return DecoderConfig(**family.read(contents), **{name: getattr(config, name) for name in OURS})
+
+
+def _differing(config, again_fn):
+    """``field = value`` for each choice of a config that is not in ``again_fn()``."""
     try:
-        again = DecoderConfig(**family.read(contents), **kept)
+        again = again_fn()
     except FieldError as error:
         return [str(error)]
     names = [field.name for field in dataclasses.fields(config)]
@@ -245,12 +273,21 @@ def _shapes(config):
     return flatten_dict(jax.eval_shape(make_decoder(config)[1], jax.random.key(0)))
 
 
-def _read_params(weights, slots, config, param_dtype, sharding_fn):
-    """Large parameters first: while its layers are joined, a parameter is on the device twice."""
+def read_params(
+    weights: Weights,
+    slots: dict[ParamPath, Slot],
+    shapes: dict[ParamPath, Any],
+    param_dtype: str,
+    sharding_fn: Callable | None,
+) -> Params:
+    """The parameters of ``shapes`` (path -> what has a shape) from where ``slots`` say; see ``load_params``.
+
+    Large ones first: while its layers are joined, a parameter is on the device twice.
+    """
     if param_dtype not in ("float32", "bfloat16"):
         raise UserError(f"param_dtype: {param_dtype!r} is none of float32, bfloat16")
     first, params = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), {}
-    for path, leaf in sorted(_shapes(config).items(), key=lambda item: -item[1].size):
+    for path, leaf in sorted(shapes.items(), key=lambda item: -item[1].size):
         sharding = first if sharding_fn is None else sharding_fn(path)
         params[path] = read_param(weights, path, slots[path], leaf.shape, jnp.dtype(param_dtype), sharding)
     return unflatten_dict(params)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from visa_jax.config import UserError
 from visa_jax.models.decoder import DecoderConfig, make_decoder
 from visa_jax.models.families import FAMILIES
-from visa_jax.models.hf import hf_config
+from visa_jax.models.hf import hf_config, refuse_fields
 from visa_jax.models.layout import Path as ParamPath
 from visa_jax.models.layout import Slot, stored_shape
 from visa_jax.models.lora import LoraConfig
@@ -85,9 +85,7 @@ def load_adapters(directory: str | Path, config: DecoderConfig) -> tuple[Params,
     """
     path, weights_path = Path(directory) / CONFIG, Path(directory) / WEIGHTS
     contents = read_json(path)
-    for name, allowed in PLAIN.items():
-        if contents.get(name) is not None and contents[name] not in allowed:
-            raise UserError(f"{path}: {name} = {contents[name]!r} is not supported")
+    refuse_fields(path, contents, PLAIN)
     rank, alpha = contents.get("r"), contents.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1 or alpha <= 0:
         raise UserError(f"{path}: r = {rank!r} and lora_alpha = {alpha!r} must be positive numbers")
