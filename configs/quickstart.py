@@ -1,10 +1,10 @@
 """The main job: every stage of the quickstart, its page and its budget of seconds on one core.
 
-    bash launch/quickstart.sh            # 13 1/2 minutes on 2 cores, installing included (LOG.md)
+    bash launch/quickstart.sh            # 8 1/2 minutes on 2 cores, installing included (LOG.md)
     visa-jax quickstart --workdir=runs/quickstart
 
 Two branches run side by side, one core each, about equally long. `fast` cuts every stage to a twelfth and leaves
-the c = 1/2 row out (it shows that all works, not what the methods can do; 4 minutes); `full` adds the -MSE-alone row.
+the c = 1/2 row out (it shows that all works, not what the methods can do; 130 s); `full` adds the -MSE-alone row.
 """
 
 from ml_collections import ConfigDict
