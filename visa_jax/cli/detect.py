@@ -38,7 +38,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     role = from_config_dict(RoleConfig, found.config.role, f"{where}: role")
     unknown = check_text("--text", text, source.tokenizer, source.lengths.text)
     warn_unknown("--text", unknown)
-    readers = make_readers(source, role_functions(source, role.trunk)["detector"], None, None, batch_size=1)
+    readers = make_readers(source, role_functions(source, role)["detector"], None, None, batch_size=1)
     vector = readers.values(reward_and_judge(found)[0], [text])[0]
     if values.json:
         print(json.dumps({"text": text, "values": by_name(vector), "unknown_words": unknown}))

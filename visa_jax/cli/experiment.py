@@ -152,7 +152,7 @@ def open_visa(config: VisaTrainConfig) -> VisaParts:
     }
     policy_role = role_of(runs["start"])
     lm, _ = make_decoder(decoder_config(source, policy_role.trunk))
-    functions = {role: role_functions(source, role_of(runs[role]).trunk)[role] for role in ("detector", "analyzer")}
+    functions = {role: role_functions(source, role_of(runs[role]))[role] for role in ("detector", "analyzer")}
     functions["entailment"] = make_entailment(*functions["analyzer"], stop_id=stop_id(source))
     pairs = [reward_and_judge(runs[role]) for role in ("detector", "analyzer")]
     return VisaParts(
@@ -280,7 +280,7 @@ def open_moc(config: MocTrainConfig) -> MocParts:
     if condition:  # the start has never seen a preference: the map begins at zero
         kernel = jnp.zeros((condition, decoder.width))  # placed like the rest, or programs compile for it once more
         params["condition"] = {"kernel": jax.device_put(kernel, params["embedding"].sharding)}
-    score = role_functions(source, role_of(models[0]).trunk)["reward_model"]
+    score = role_functions(source, role_of(models[0]))["reward_model"]
     pairs = [reward_and_judge(run) for run in models]
     return MocParts(
         config=config,

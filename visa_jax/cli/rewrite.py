@@ -157,7 +157,7 @@ def find_target(parts: VisaParts, request: Request, before_M: np.ndarray, transl
 
 def translate(parts: VisaParts, translator: Run, wish: str) -> np.ndarray:
     """The shift [10] in [-2, 2] that a wish asks for."""
-    read = role_functions(parts.source, role_of(translator).trunk)["translator"]
+    read = role_functions(parts.source, role_of(translator))["translator"]
     program = jax.jit(lambda params, token, mask: 2 * read(params, token, mask).value_BM)
     return by_rows(
         program, translator.params, encode_batch(parts.source.tokenizer, [wish], parts.source.lengths.wish), 1

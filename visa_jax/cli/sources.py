@@ -100,7 +100,7 @@ def _make_label_fn(value_run: str, source: Source) -> Callable[[list[str]], np.n
     def label(texts: list[str]) -> np.ndarray:
         found = open_run(value_run, "config.data.value_run", "detector")
         role = from_config_dict(RoleConfig, found.config.role, f"{value_run}/config.json: role")
-        detect = role_functions(source, role.trunk)["detector"]
+        detect = role_functions(source, role)["detector"]
         return make_readers(source, detect, None, None).values(reward_and_judge(found)[0], texts)
 
     return label

@@ -6,6 +6,7 @@ visa-jax supervise --config=configs/detector.py:tiny --workdir=runs/detector
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from visa_jax.data.source import Source
 from visa_jax.evaluation.parts import measure_part
 from visa_jax.training.metrics import MetricsWriter
 from visa_jax.training.progress import Progress, graceful_stop
-from visa_jax.training.roles import ROLES, RoleConfig, held_out_loss, make_task, role_functions
+from visa_jax.training.roles import ROLES, RoleConfig, held_out_loss, make_task, role_functions, solve_detector
 from visa_jax.training.supervised import Stopper, fit, twin
 from visa_jax.types import Params
 
@@ -71,6 +72,22 @@ def supervise(config: SuperviseConfig, workdir: str | Path, source: Source, star
       The parameters; with twins they have a leading axis of 2.
     """
     workdir = Path(workdir)
+    if config.role.ridge:
+        started = time.perf_counter()
+        params = solve_detector(config.role, source)
+        summary = {"steps": 1, "seconds": time.perf_counter() - started, "held_out": []}
+    else:
+        params, summary = _fit(config, workdir, source, start)
+    save_run(workdir, to_config_dict(config), source, params, summary["steps"])
+    quality = {"steps": summary["steps"], "seconds": round(summary["seconds"], 1)}
+    if summary["held_out"]:
+        quality["held_out_loss"] = summary["held_out"]
+    quality |= _measure(config.role, source, params)
+    (workdir / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
+    return params
+
+
+def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Params | None) -> tuple[Params, dict]:
     task = make_task(config.role, source, start)
     stopper = _stopper(config, source, task)
     steps = config.role.fit.steps
@@ -85,19 +102,12 @@ def supervise(config: SuperviseConfig, workdir: str | Path, source: Source, star
                     stop.finish(f"nothing was kept in {workdir}; a supervised part is trained in one go")
 
             key = jax.random.key(config.role.seed)
-            params, summary = fit(task, config.role.fit, key, stopper=stopper, on_step=on_step)
-    save_run(workdir, to_config_dict(config), source, params, summary["steps"])
-    quality = {"steps": summary["steps"], "seconds": round(summary["seconds"], 1)}
-    if summary["held_out"]:
-        quality["held_out_loss"] = summary["held_out"]
-    quality |= _measure(config.role, source, params)
-    (workdir / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
-    return params
+            return fit(task, config.role.fit, key, stopper=stopper, on_step=on_step)
 
 
 def _measure(role: RoleConfig, source: Source, params: Params) -> dict:
     """Quality of the model; of twins: of the reward model, with the held-out judge under ``judge``."""
-    functions = role_functions(source, role.trunk)
+    functions = role_functions(source, role)
     each = [twin(params, i) for i in range(role.twins)] or [params]
     reports = [measure_part(role.role, functions, source, one, role.objective) for one in each]
     return reports[0] | ({"judge": reports[1]} if role.twins else {})

@@ -18,6 +18,7 @@ from visa_jax.data.source import TWIN_SEED, Source
 from visa_jax.data.template import moc_prompt, visa_prompt
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.readers import make_analyzer, make_detector, make_reward_reader
+from visa_jax.models.words import make_word_detector, solve_word_detector
 from visa_jax.training import tasks
 from visa_jax.training.supervised import FitConfig, Task, row_batches, twin_batches
 from visa_jax.types import VALUES, LanguageModel, Params
@@ -49,6 +50,7 @@ class RoleConfig:
     objective: int = 0  # reward_model: which column of the labels
     preference_encoding: str = "text"  # moc_sft
     preferences: tuple[tuple[float, ...], ...] = ()  # moc_sft: drawn at random, so that the prompt form is known
+    ridge: float = 0.0  # detector: > 0 = linear in its words (models/words.py), solved at once; trunk, fit do nothing
     trunk: TrunkConfig = TrunkConfig()
     fit: FitConfig = FitConfig()
 
@@ -56,6 +58,8 @@ class RoleConfig:
         require(self.role in ROLES, "role", f"{self.role!r} is not one of {', '.join(ROLES)}")
         require(self.rows >= self.fit.batch_size, "rows", f"{self.rows} rows are fewer than one batch")
         require(self.twins in (0, 2), "twins", "is 0 (one model) or 2 (a model and its held-out judge)")
+        require(self.ridge >= 0, "ridge", "must be >= 0")
+        require(self.ridge == 0 or self.role == "detector", "ridge", f"is for detectors, not for {self.role!r}")
 
 
 class RoleSpec(NamedTuple):
@@ -90,8 +94,9 @@ def make_task(config: RoleConfig, source: Source, base: Params | None = None) ->
     spec = ROLES[config.role]
     lm, init_decoder = make_decoder(decoder_config(source, config.trunk))
     model = spec.model(lm, source)
-    seeds = [config.seed + TWIN_SEED * i for i in range(config.twins or 1)]
-    each = [row_batches(spec.rows(source, config, s, "train"), config.fit.batch_size, s) for s in seeds]
+    each = [
+        row_batches(spec.rows(source, config, seed, "train"), config.fit.batch_size, seed) for seed in _seeds(config)
+    ]
 
     def init(key: jax.Array) -> Params:
         decoder = init_decoder(key) if base is None else base
@@ -101,6 +106,22 @@ def make_task(config: RoleConfig, source: Source, base: Params | None = None) ->
 
     batch = twin_batches(each) if config.twins else each[0]
     return Task(name=config.role, init=init, loss=model.loss, batch=batch, twins=config.twins)
+
+
+def solve_detector(config: RoleConfig, source: Source) -> Params:
+    """The parameters of a detector with ``config.ridge``; twins are stacked as ``fit`` stacks them."""
+    rows = [_detector_rows(source, config, seed, "train") for seed in _seeds(config)]
+    each = [
+        solve_word_detector(
+            one["token"], one["mask"], one["value"], vocab_size=len(source.tokenizer), ridge=config.ridge
+        )
+        for one in rows
+    ]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each) if config.twins else each[0]
+
+
+def _seeds(config: RoleConfig) -> list[int]:
+    return [config.seed + TWIN_SEED * i for i in range(config.twins or 1)]
 
 
 def stop_id(source: Source) -> int:
@@ -197,10 +218,10 @@ ROLES = {
 }
 
 
-def role_functions(source: Source, trunk: TrunkConfig) -> dict[str, Any]:
-    """The pure functions of each reading role over a trunk: what rewards and evaluation take."""
-    lm, _ = make_decoder(decoder_config(source, trunk))
-    detect, _ = make_detector(lm, len(VALUES))
+def role_functions(source: Source, role: RoleConfig) -> dict[str, Any]:
+    """The pure functions of each reading role over the trunk of ``role``: what rewards and evaluation take."""
+    lm, _ = make_decoder(decoder_config(source, role.trunk))
+    detect = make_word_detector() if role.ridge else make_detector(lm, len(VALUES))[0]
     encode, compare, _ = make_analyzer(lm, stop_id=stop_id(source))
     score, _ = make_reward_reader(lm)
     return {"detector": detect, "translator": detect, "analyzer": (encode, compare), "reward_model": score}

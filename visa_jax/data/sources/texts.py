@@ -7,25 +7,27 @@ that reward (``twin_rows``), and everybody is judged on questions that nobody le
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from visa_jax.config import UserError
 from visa_jax.data.source import Lengths, Source
 from visa_jax.data.sources.body import Body, SizeConfig, draw_epochs, twin_rows
 from visa_jax.data.sources.records import TextRow
-from visa_jax.data.sources.sentences import draw_pair, drop_words, join_answers, label_stops
+from visa_jax.data.sources.sentences import draw_pair, join_answers, label_stops
 from visa_jax.data.symbols import MOST_OBJECTIVES, SEP
 from visa_jax.data.testbed.corpus import VisaPair, corrupt
 from visa_jax.data.testbed.entailment import EntailmentPair
 from visa_jax.data.testbed.objectives import ScoredAnswer
+from visa_jax.ops.conditions import draw_target
 from visa_jax.types import VALUES
 
 LabelFn = Callable[[list[str]], np.ndarray]  # texts -> values [n, 10]
 # Kinds of pretraining documents [ours]. Real sentences said again are half predictable, so a small model is slow to
 # copy them; words in no order can only be copied, and what it learns there it uses on sentences (LOG.md).
 DOCUMENTS = {"restated": 0.45, "echoed": 0.25, "plain": 0.3}
+CANDIDATES = 16  # texts of which the nearest to a drawn target becomes SFT's reference [ours]
 ECHOED_WORDS = (6, 24)  # fewest and most words of an echo
-DROPPED = 0.4  # share of the words that a detector's training texts lose: no single word may decide [ours]
 DAMAGED = 0.15  # share of a reward model's answers that are scrambled and score 0: broken text must not pay [ours]
 
 
@@ -112,12 +114,8 @@ class _Texts:
         rows = [row for row in self._mine(self.values, seed, split) if row.value is not None]
         if not rows:
             raise UserError(f"data: no {split} row has value labels")
-        rng = _rng(2, seed, split)
-        drawn = [rows[i] for i in draw_epochs(rng, len(rows), n)]
-        texts = [row.answer for row in drawn]
-        if split == "train":
-            texts = [drop_words(rng, text, DROPPED) for text in texts]
-        return texts, np.stack([row.value for row in drawn])
+        drawn = [rows[i] for i in draw_epochs(_rng(2, seed, split), len(rows), n)]
+        return [row.answer for row in drawn], np.stack([row.value for row in drawn])
 
     def pairs(self, n: int, seed: int, split: str) -> list[EntailmentPair]:
         """Self-supervised pairs (``sentences.draw_pair``) whose hypotheses fit."""
@@ -151,11 +149,15 @@ class _Texts:
     def visa_pairs(self, n: int, seed: int, split: str) -> list[VisaPair]:
         """Source and reference are answers to one question, the target is the reference's values.
 
-        With a detector that reads any text, the reference is some of the source's sentences joined with some of the
-        other answer's: it shares a part of the source's facts, as on the testbed. From answers that share nothing, SFT
-        learns to ignore the source (LOG.md). Where no question has two answers the reference is the source itself, and
-        such SFT only teaches the form.
+        With a detector that reads any text, the target is drawn as RL draws it, and the reference is what comes nearest
+        to it among ``CANDIDATES`` texts that join some of the source's sentences with some of another answer's, every
+        other time one to another question: it shares a part of the source's facts, as on the testbed. From answers that
+        share nothing SFT learns to ignore the source, and of the targets of RL the readings of plain answers hold
+        few (LOG.md). Where no question has two answers the reference is the source itself, and such SFT only teaches
+        the form.
         """
+        if self.label_fn is not None:
+            return self._nearest_pairs(n, seed, split)
         rows, rng = self.body.rows[split], _rng(5, seed, split)
         of: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
@@ -163,22 +165,36 @@ class _Texts:
         ordered = [(i, j) for asked, same in of.items() if asked for i in same for j in same if i != j]
         ordered = ordered or [(i, i) for i in range(len(rows))]
         drawn = [(rows[i], rows[j]) for i, j in (ordered[k] for k in draw_epochs(rng, len(ordered), n))]
-        references = [other.answer for _, other in drawn]
-        if self.label_fn is not None:
-            references = self._joined(rng, drawn)
-            values = np.clip(self.label_fn(references), -1, 1)
-        elif any(other.value is None for _, other in drawn):
+        if any(other.value is None for _, other in drawn):
             raise UserError("config.data.value_run: name a detector run, the texts to rewrite have no value labels")
-        else:
-            values = [other.value for _, other in drawn]
-        parts = zip(drawn, values, references, strict=True)
-        return [VisaPair(row.question, row.answer, value, reference) for (row, _), value, reference in parts]
+        return [VisaPair(row.question, row.answer, other.value, other.answer) for row, other in drawn]
 
-    def _joined(self, rng: np.random.Generator, drawn: Sequence[tuple[TextRow, TextRow]]) -> list[str]:
-        """``join_answers`` of each pair, where that fits; else the other answer as it is."""
-        joined = [join_answers(rng, row.answer, other.answer) for row, other in drawn]
-        fits = [len(ids) < self.sizes.text for ids in self._encode(joined)]
-        return [new if fit else other.answer for new, fit, (_, other) in zip(joined, fits, drawn, strict=True)]
+    def _nearest_pairs(self, n: int, seed: int, split: str) -> list[VisaPair]:
+        rows, rng = self.body.rows[split], _rng(5, seed, split)
+        answers = _by_question(rows)
+        drawn = [rows[i] for i in draw_epochs(rng, len(rows), n)]
+        joined = []
+        for row in drawn:
+            same = answers[row.question] if row.question else [row.answer]
+            for k in range(CANDIDATES):
+                other = same[rng.integers(len(same))] if k % 2 else rows[rng.integers(len(rows))].answer
+                joined.append(join_answers(rng, row.answer, other))
+        fits_NC = np.array([len(ids) < self.sizes.text for ids in self._encode(joined)]).reshape(n, CANDIDATES)
+        value_NCM = self.label_fn(joined).reshape(n, CANDIDATES, len(VALUES))
+        source_NM = self.label_fn([row.answer for row in drawn])
+        target_NM = np.asarray(draw_target(jax.random.key(seed), source_NM, lowest=self._lowest()))
+        distance_NC = np.linalg.norm(value_NCM - target_NM[:, None], axis=2)
+        best_N = np.where(fits_NC, distance_NC, np.inf).argmin(axis=1)
+        return [
+            VisaPair(row.question, row.answer, target, joined[i * CANDIDATES + best] if fits else row.answer)
+            for i, (row, target, best, fits) in enumerate(
+                zip(drawn, target_NM, best_N, fits_NC.any(axis=1), strict=True)
+            )
+        ]
+
+    def _lowest(self) -> float:
+        """The lowest target that the labels give a meaning: 0 where none of them is negative, as presence labels are."""
+        return min([0.0, *(float(row.value.min()) for row in self.values.rows["train"] if row.value is not None)])
 
     def scored(self, n: int, seed: int, split: str) -> list[ScoredAnswer]:
         """Answers with their scores; of the training rows ``DAMAGED`` are scrambled and score 0."""
