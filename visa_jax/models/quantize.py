@@ -66,29 +66,53 @@ class Int8(_Frozen):
 class Nf4(_Frozen):
     """A four-bit kernel: a code of ``NF4`` times the largest entry of its block, which is a run of inputs of an output.
 
-    Outputs are the last axis of both arrays, for few rows of many columns fit into the tiles of an accelerator.
+    Outputs are the last axis of both arrays, for few rows of many columns fit into the tiles of an accelerator. A byte
+    holds two inputs that stand half a block apart, so that runs of rows are made and none has to be interleaved.
     """
 
-    packed: Array  # uint8 [inputs / 2, outputs]: input 2i in the high four bits, 2i + 1 in the low
+    packed: Array  # uint8 [inputs / 2, outputs], see ``pack``
     largest: Array  # float32 [inputs / block, outputs]: largest |kernel| of the block
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})  # of the kernel of one layer, [*in, *out]
 
     def dense(self) -> Array:
         """The kernel of one layer, float32; at most largest · half the distance of two codes off."""
-        scaled = jnp.asarray(NF4, jnp.float32)[unpack(self.packed)]
-        blocks = scaled.reshape(self.largest.shape[0], -1, scaled.shape[1]) * self.largest[:, None]
-        return blocks.reshape(self.shape)
+        return jnp.stack(self._halves(), axis=1).reshape(self.shape)
+
+    def product(self, x_ND: Array) -> Array:
+        """x @ the dense kernel, as the sum over the two halves of each block: they need not be joined."""
+
+        def summed(frozen, x_ND):
+            x_N2D = x_ND.reshape(x_ND.shape[0], frozen.largest.shape[0], 2, -1).swapaxes(1, 2)
+            parts = [
+                jnp.matmul(
+                    x_N2D[:, side].reshape(x_ND.shape[0], -1),
+                    half.astype(x_ND.dtype).reshape(-1, half.shape[-1]),
+                    preferred_element_type=jnp.float32,
+                )
+                for side, half in enumerate(frozen._halves())
+            ]
+            return (parts[0] + parts[1]).astype(x_ND.dtype)
+
+        return jax.checkpoint(summed)(self, x_ND)
+
+    def _halves(self) -> list[Array]:
+        """The first and the second half of each block, float32 [blocks, block / 2, outputs]."""
+        byte = self.packed.reshape(self.largest.shape[0], -1, self.packed.shape[1])
+        return [decode(code) * self.largest[:, None] for code in (byte >> 4, byte & 15)]
 
 
-def pack(code: Array) -> Array:
-    """[I, O] codes 0 to 15 -> uint8 [I / 2, O], the even row in the high four bits."""
-    code = code.astype(jnp.uint8)
-    return (code[0::2] << 4) | code[1::2]
+def decode(code: Array) -> Array:
+    """The entries of ``NF4`` (float32) by a choice for each of the four bits: a TPU gathers slowly."""
+    found = [jnp.float32(entry) for entry in NF4]
+    for bit in range(4):
+        found = [jnp.where((code >> bit) & 1, high, low) for low, high in zip(found[::2], found[1::2], strict=True)]
+    return found[0]
 
 
-def unpack(packed: Array) -> Array:
-    """The inverse of ``pack``."""
-    return jnp.stack([packed >> 4, packed & 15], axis=1).reshape(-1, packed.shape[1])
+def pack(code: Array, block: int) -> Array:
+    """[I, O] codes 0 to 15 -> uint8 [I / 2, O]: of each block of rows the first half in the high four bits."""
+    half = code.astype(jnp.uint8).reshape(-1, 2, block // 2, code.shape[1])
+    return ((half[:, 0] << 4) | half[:, 1]).reshape(-1, code.shape[1])
 
 
 def quantize_int8(kernel: Array, inputs: int) -> Int8:
@@ -107,7 +131,7 @@ def quantize_nf4(kernel: Array, inputs: int, block: int) -> Nf4:
     scaled = (blocks / jnp.where(largest == 0, 1, largest)[:, None]).reshape(flat.shape)
     codes = jnp.asarray(NF4, jnp.float32)
     nearest = jnp.searchsorted((codes[1:] + codes[:-1]) / 2, scaled)
-    return Nf4(packed=pack(nearest), largest=largest, shape=kernel.shape)
+    return Nf4(packed=pack(nearest, block), largest=largest, shape=kernel.shape)
 
 
 def quantize_params(
