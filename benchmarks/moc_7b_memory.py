@@ -9,6 +9,7 @@ card has room for 44e9). Results of the update that are written over donated arg
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import time
@@ -98,12 +99,13 @@ def main() -> None:
     parser.add_argument("--completion", type=int, default=128, help="tokens")
     parser.add_argument("--micro_batches", type=int, default=64, help="pieces of the batch, one after the other")
     parser.add_argument("--rollout_rows", type=int, default=64, help="rows that one call of the rollout generates")
+    parser.add_argument("--attention", choices=("xla", "splash"), default="xla", help="xla is what any card can run")
     parser.add_argument("--topology", default="v5p:2x2x1", help="of which one device is taken")
     options = parser.parse_args()
 
     preferences = tuple(map(tuple, two_decimal_preferences(0).tolist()))
     method = make_method(MocConfig(preferences=preferences, max_completion_length=options.completion))
-    lm, init_fn = make_decoder(LLAMA)
+    lm, init_fn = make_decoder(dataclasses.replace(LLAMA, attention=options.attention), "tpu")
     critic_fn, init_critic = make_critic(LLAMA.width, method.signals)
     optimizer = make_optimizer(OptimizerConfig(), 100)
     scored = abstract_rows(options.rows, options.prompt, options.completion)
@@ -142,7 +144,7 @@ def main() -> None:
     for name, (function, arguments, donated, cut) in programs.items():
         if options.program not in (name, "both"):
             continue
-        about = {"program": name, "base": options.base, "rows": options.rows, **cut, "topology": options.topology}
+        about = {"program": name, "base": options.base, "attention": options.attention, "rows": options.rows, **cut}
         sizes = {"base_bytes": size(base), "adapter_bytes": size(state.params["decoder"])}
         print(json.dumps(about | sizes | compiled_memory(function, arguments, donated, options.topology)), flush=True)
 

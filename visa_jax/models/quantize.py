@@ -42,7 +42,23 @@ class _Frozen:
 
     def product(self, x_ND: Array) -> Array:
         """x @ the dense kernel; the backward pass makes it dense again instead of keeping it."""
-        return jax.checkpoint(lambda frozen, x: product(x, frozen.dense().astype(x.dtype)))(self, x_ND)
+
+        def late(frozen, x_ND):
+            # False, as nothing is above infinity, which XLA does not know. Bound to x, a kernel can not be made dense
+            # long before its turn: where layers are unrolled (decoding), a CPU would begin with all of them.
+            above = jax.lax.platform_dependent(x_ND[0, 0], cpu=lambda first: first > jnp.inf, default=_false)
+            bound = jax.tree.map(lambda leaf: leaf + above.astype(leaf.dtype), frozen)
+            return bound.dense_product(x_ND)
+
+        return jax.checkpoint(late)(self, x_ND)
+
+    def dense_product(self, x_ND: Array) -> Array:
+        """x @ the dense kernel, as it stands."""
+        return product(x_ND, self.dense().astype(x_ND.dtype))
+
+
+def _false(_) -> Array:
+    return jnp.zeros((), bool)
 
 
 @record
@@ -78,22 +94,15 @@ class Nf4(_Frozen):
         """The kernel of one layer, float32; at most largest · half the distance of two codes off."""
         return jnp.stack(self._halves(), axis=1).reshape(self.shape)
 
-    def product(self, x_ND: Array) -> Array:
+    def dense_product(self, x_ND: Array) -> Array:
         """x @ the dense kernel, as the sum over the two halves of each block: they need not be joined."""
-
-        def summed(frozen, x_ND):
-            x_N2D = x_ND.reshape(x_ND.shape[0], frozen.largest.shape[0], 2, -1).swapaxes(1, 2)
-            parts = [
-                jnp.matmul(
-                    x_N2D[:, side].reshape(x_ND.shape[0], -1),
-                    half.astype(x_ND.dtype).reshape(-1, half.shape[-1]),
-                    preferred_element_type=jnp.float32,
-                )
-                for side, half in enumerate(frozen._halves())
-            ]
-            return (parts[0] + parts[1]).astype(x_ND.dtype)
-
-        return jax.checkpoint(summed)(self, x_ND)
+        rows, blocks = x_ND.shape[0], self.largest.shape[0]
+        x_2NI = x_ND.reshape(rows, blocks, 2, -1).transpose(2, 0, 1, 3).reshape(2, rows, -1)
+        halves = [half.astype(x_ND.dtype).reshape(x_2NI.shape[2], -1) for half in self._halves()]
+        first, second = (
+            jnp.matmul(x, half, preferred_element_type=jnp.float32) for x, half in zip(x_2NI, halves, strict=True)
+        )
+        return (first + second).astype(x_ND.dtype)
 
     def _halves(self) -> list[Array]:
         """The first and the second half of each block, float32 [blocks, block / 2, outputs]."""
