@@ -30,10 +30,15 @@ def windowed(bias, query_position_BT, key_position_BS, window: int):
     return jnp.where(near, bias, MASKED)
 
 
-def same_segment(closes_BT: jax.Array) -> jax.Array:
-    """bool [B, T, S]: whether two tokens stand in one segment; a token that closes a segment belongs to it."""
+def segments(closes_BT: jax.Array) -> jax.Array:
+    """int32 [B, T]: the segment's number, from 0; a token that closes a segment belongs to it."""
     closes_BT = closes_BT.astype(jnp.int32)
-    segment_BT = jnp.cumsum(closes_BT, axis=1) - closes_BT
+    return jnp.cumsum(closes_BT, axis=1) - closes_BT
+
+
+def same_segment(closes_BT: jax.Array) -> jax.Array:
+    """bool [B, T, S]: whether two tokens stand in one segment."""
+    segment_BT = segments(closes_BT)
     return segment_BT[:, :, None] == segment_BT[:, None, :]
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from visa_jax.config import require
+from visa_jax.models.attention import CHOICES, choose, cudnn, narrow, obstacle
 from visa_jax.models.cache import (
     append,
     attend,
@@ -23,6 +24,7 @@ from visa_jax.models.cache import (
     prefix_layers,
     prefix_lengths,
     same_segment,
+    segments,
     windowed,
 )
 from visa_jax.models.layers import (
@@ -83,6 +85,7 @@ class DecoderConfig:
     dtype: str = "float32"  # of the computation; parameters may have another
     remat: str = "none"  # what the backward pass recomputes: none, full, dots (all but matmuls)
     scan_layers: bool = True  # one compiled block instead of one per layer
+    attention: str = "auto"  # of whole sequences: xla, cudnn (GPU), splash (TPU); auto = by platform and what it can do
 
     def __post_init__(self):
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
@@ -102,8 +105,11 @@ class DecoderConfig:
         apart = self.segment_end is not None
         require(not (apart and self.causal), "segment_end", "needs causal = False: a decoder sees its whole past")
         choices = dict(dtype=DTYPES, remat=REMATS, norm=NORMS, activation=ACTIVATIONS, positions=POSITIONS)
+        choices["attention"] = CHOICES
         for name, known in choices.items():
             require(getattr(self, name) in known, name, f"{getattr(self, name)!r} is none of {', '.join(known)}")
+        reason = obstacle(self, self.attention)
+        require(not reason, "attention", f"{self.attention} is impossible here: {reason}")
 
     def is_local(self, layer: int) -> bool:
         """Whether a layer sees only ``window`` tokens."""
@@ -116,13 +122,14 @@ class View(NamedTuple):
     angles: tuple[Array, Array] | None
     bias: Array  # [B, T, S] over own tokens; leading axes may be 1
     prefix_bias: Array | None = None  # [B, T, L] over a shared prefix; None: that of ``prefix_layers``
+    local: bool | Array = False  # which kind; an array where layers of two kinds are scanned
 
 
 class Decoder(nnx.Module):
     """Embedding, ``layers`` blocks stacked on a leading axis, final norm, output projection."""
 
-    def __init__(self, config: DecoderConfig):
-        self.config = config
+    def __init__(self, config: DecoderConfig, platform: str = "cpu"):
+        self.config, self.platform = config, platform
         shape, std = (config.vocab_size, config.width), config.width**-0.5
         self.embedding = declare(shape, ("vocab", "embed"), std=std)
         if config.positions == "learned":
@@ -138,13 +145,15 @@ class Decoder(nnx.Module):
 
     def forward(self, tokens_BT, mask_BT):
         """Hidden states [B, T, D] after the final norm."""
-        bias = causal_bias(mask_BT, self.config.causal)
+        bias, segment_BT = causal_bias(mask_BT, self.config.causal), mask_BT.astype(jnp.int32)
         if self.config.segment_end is not None:
-            bias = jnp.where(same_segment(tokens_BT == self.config.segment_end), bias, MASKED)
+            closes_BT = tokens_BT == self.config.segment_end
+            bias = jnp.where(same_segment(closes_BT), bias, MASKED)
+            segment_BT = jnp.where(mask_BT, segments(closes_BT) + 1, 0)
         position_BT = positions(mask_BT)
 
         def attend_fn(query, key, value, view, _):
-            return self._attend(query, key, value, view.bias), None
+            return self._attend(query, key, value, view, segment_BT), None
 
         return self._blocks(self._embed(tokens_BT, position_BT), self._views(position_BT, bias), attend_fn)[0]
 
@@ -158,7 +167,7 @@ class Decoder(nnx.Module):
             x_NLD = x_NLD + added_ND[:, None, :]
 
         def attend_fn(query, key, value, view, _):
-            return self._attend(query, key, value, view.bias), (key, value)
+            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32)), (key, value)
 
         views = self._views(position_NL, causal_bias(mask_NL, self.config.causal))
         hidden, (key, value) = self._blocks(x_NLD, views, attend_fn)
@@ -171,7 +180,7 @@ class Decoder(nnx.Module):
         position_BT = prefix_lengths(prefix, completion_BT.shape[0])[:, None] + positions(mask_BT)
 
         def attend_fn(query, key, value, view, shared):
-            return self._attend(query, key, value, view.bias, _seen(shared, view)), None
+            return self._attend(query, key, value, view, mask_BT.astype(jnp.int32), shared), None
 
         views = self._views(position_BT, causal_bias(mask_BT), position_BT, prefix)
         return self._blocks(self._embed(completion_BT, position_BT), views, attend_fn, prefix_layers(prefix))[0]
@@ -242,11 +251,31 @@ class Decoder(nnx.Module):
                     seen = windowed(seen, position_BT, positions(mask_BL), config.window)
             elif True in kinds:  # the two are chosen between layer by layer: same shapes
                 bias = jnp.broadcast_to(bias, (position_BT.shape[0], *bias.shape[1:]))
-            views.append(View(angles, bias, seen))
+            views.append(View(angles, bias, seen, local))
         return tuple(views)
 
-    def _attend(self, query, key, value, bias, shared=None):
-        return attend(query, heads_first(key), heads_first(value), bias, shared, self.config.attention_cap)
+    def _attend(self, query, key, value, view, segment_BT, shared=None):
+        """Attention of whole sequences, by what ``choose`` says; ``segment_BT`` as in ``splash``."""
+        config, tokens = self.config, query.shape[1]
+        prefix = 0 if shared is None else shared[0].shape[2]
+        name = choose(config, self.platform, tokens, prefix).name
+        if name == "cudnn":
+            return cudnn(query, key, value, view.bias, _seen(shared, view), causal=config.causal)
+        if name == "splash":
+            from visa_jax.models.splash import splash  # here, for it imports Pallas
+
+            def through(window):
+                seen = dict(causal=config.causal, window=window, cap=config.attention_cap)
+                return lambda *arrays: splash(*arrays, **seen)
+
+            arrays, wide = (query, key, value, segment_BT, shared), through(None)
+            if not narrow(config.window, tokens, prefix):
+                return wide(*arrays)
+            if isinstance(view.local, bool):
+                return through(config.window if view.local else None)(*arrays)
+            return jax.lax.cond(view.local, through(config.window), wide, *arrays)
+        own = heads_first(key), heads_first(value)
+        return attend(query, *own, view.bias, _seen(shared, view), config.attention_cap)
 
     def _layer(self, index, layers):
         graph, stacked = nnx.split(self.layers)
@@ -287,17 +316,22 @@ def _remat(body, policy):
 
 
 def _seen(shared, view):
-    """A layer's part of ``prefix_layers`` with what the view sees of it."""
-    return shared if view.prefix_bias is None else (*shared[:2], view.prefix_bias)
+    """A layer's part of ``prefix_layers``, if any, with what the view sees of it."""
+    return shared if view.prefix_bias is None or shared is None else (*shared[:2], view.prefix_bias)
 
 
-def make_decoder(config: DecoderConfig) -> tuple[LanguageModel, object]:
+def make_decoder(config: DecoderConfig, platform: str | None = None) -> tuple[LanguageModel, object]:
     """``(lm, init_fn)``: the pure functions of ``types.LanguageModel`` and ``init_fn(key) -> params``.
 
     ``params`` is a nested dict of float32 arrays whose leaves under ``layers`` have a leading
     layer axis. Positions count valid tokens; ``hidden`` is always behind the final norm.
+
+    ``platform`` is what the functions will be compiled for (cpu, gpu, tpu); None = JAX's default. It decides nothing
+    but what ``config.attention`` comes to. Raises FieldError for an attention that does not run there.
     """
-    graph, _ = nnx.split(_abstract(config))
+    platform = platform or jax.default_backend()
+    choose(config, platform)
+    graph, _ = nnx.split(_abstract(config, platform))
 
     def method(name):
         return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
@@ -335,5 +369,5 @@ def logical_axes(config: DecoderConfig):
     return nnx.traversals.unflatten_mapping(named)
 
 
-def _abstract(config):
-    return nnx.eval_shape(lambda: Decoder(config))
+def _abstract(config, platform="cpu"):
+    return nnx.eval_shape(lambda: Decoder(config, platform))

@@ -23,7 +23,7 @@ from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensor
 from visa_jax.models.weights import Weights, open_weights, read_json, write_json, write_weights
 from visa_jax.types import LanguageModel, Params
 
-OURS = ("dtype", "remat", "scan_layers")  # fields of DecoderConfig that no directory settles
+OURS = ("dtype", "remat", "scan_layers", "attention")  # fields of DecoderConfig that no directory settles
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # constants that old files hold as tensors
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 

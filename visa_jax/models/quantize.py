@@ -42,7 +42,23 @@ class _Frozen:
 
     def product(self, x_ND: Array) -> Array:
         """x @ the dense kernel; the backward pass makes it dense again instead of keeping it."""
-        return jax.checkpoint(lambda frozen, x: product(x, frozen.dense().astype(x.dtype)))(self, x_ND)
+
+        def late(frozen, x_ND):
+            # False, as nothing is above infinity, which XLA does not know. Bound to x, a kernel can not be made dense
+            # long before its turn: where layers are unrolled (decoding), a CPU would begin with all of them.
+            above = jax.lax.platform_dependent(x_ND[0, 0], cpu=lambda first: first > jnp.inf, default=_false)
+            bound = jax.tree.map(lambda leaf: leaf + above.astype(leaf.dtype), frozen)
+            return bound.dense_product(x_ND)
+
+        return jax.checkpoint(late)(self, x_ND)
+
+    def dense_product(self, x_ND: Array) -> Array:
+        """x @ the dense kernel, as it stands."""
+        return product(x_ND, self.dense().astype(x_ND.dtype))
+
+
+def _false(_) -> Array:
+    return jnp.zeros((), bool)
 
 
 @record
@@ -66,29 +82,46 @@ class Int8(_Frozen):
 class Nf4(_Frozen):
     """A four-bit kernel: a code of ``NF4`` times the largest entry of its block, which is a run of inputs of an output.
 
-    Outputs are the last axis of both arrays, for few rows of many columns fit into the tiles of an accelerator.
+    Outputs are the last axis of both arrays, for few rows of many columns fit into the tiles of an accelerator. A byte
+    holds two inputs that stand half a block apart, so that runs of rows are made and none has to be interleaved.
     """
 
-    packed: Array  # uint8 [inputs / 2, outputs]: input 2i in the high four bits, 2i + 1 in the low
+    packed: Array  # uint8 [inputs / 2, outputs], see ``pack``
     largest: Array  # float32 [inputs / block, outputs]: largest |kernel| of the block
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})  # of the kernel of one layer, [*in, *out]
 
     def dense(self) -> Array:
         """The kernel of one layer, float32; at most largest · half the distance of two codes off."""
-        scaled = jnp.asarray(NF4, jnp.float32)[unpack(self.packed)]
-        blocks = scaled.reshape(self.largest.shape[0], -1, scaled.shape[1]) * self.largest[:, None]
-        return blocks.reshape(self.shape)
+        return jnp.stack(self._halves(), axis=1).reshape(self.shape)
+
+    def dense_product(self, x_ND: Array) -> Array:
+        """x @ the dense kernel, as the sum over the two halves of each block: they need not be joined."""
+        rows, blocks = x_ND.shape[0], self.largest.shape[0]
+        x_2NI = x_ND.reshape(rows, blocks, 2, -1).transpose(2, 0, 1, 3).reshape(2, rows, -1)
+        halves = [half.astype(x_ND.dtype).reshape(x_2NI.shape[2], -1) for half in self._halves()]
+        first, second = (
+            jnp.matmul(x, half, preferred_element_type=jnp.float32) for x, half in zip(x_2NI, halves, strict=True)
+        )
+        return (first + second).astype(x_ND.dtype)
+
+    def _halves(self) -> list[Array]:
+        """The first and the second half of each block, float32 [blocks, block / 2, outputs]."""
+        byte = self.packed.reshape(self.largest.shape[0], -1, self.packed.shape[1])
+        return [decode(code) * self.largest[:, None] for code in (byte >> 4, byte & 15)]
 
 
-def pack(code: Array) -> Array:
-    """[I, O] codes 0 to 15 -> uint8 [I / 2, O], the even row in the high four bits."""
-    code = code.astype(jnp.uint8)
-    return (code[0::2] << 4) | code[1::2]
+def decode(code: Array) -> Array:
+    """The entries of ``NF4`` (float32) by a choice for each of the four bits: a TPU gathers slowly."""
+    found = [jnp.float32(entry) for entry in NF4]
+    for bit in range(4):
+        found = [jnp.where((code >> bit) & 1, high, low) for low, high in zip(found[::2], found[1::2], strict=True)]
+    return found[0]
 
 
-def unpack(packed: Array) -> Array:
-    """The inverse of ``pack``."""
-    return jnp.stack([packed >> 4, packed & 15], axis=1).reshape(-1, packed.shape[1])
+def pack(code: Array, block: int) -> Array:
+    """[I, O] codes 0 to 15 -> uint8 [I / 2, O]: of each block of rows the first half in the high four bits."""
+    half = code.astype(jnp.uint8).reshape(-1, 2, block // 2, code.shape[1])
+    return ((half[:, 0] << 4) | half[:, 1]).reshape(-1, code.shape[1])
 
 
 def quantize_int8(kernel: Array, inputs: int) -> Int8:
@@ -107,7 +140,7 @@ def quantize_nf4(kernel: Array, inputs: int, block: int) -> Nf4:
     scaled = (blocks / jnp.where(largest == 0, 1, largest)[:, None]).reshape(flat.shape)
     codes = jnp.asarray(NF4, jnp.float32)
     nearest = jnp.searchsorted((codes[1:] + codes[:-1]) / 2, scaled)
-    return Nf4(packed=pack(nearest), largest=largest, shape=kernel.shape)
+    return Nf4(packed=pack(nearest, block), largest=largest, shape=kernel.shape)
 
 
 def quantize_params(

@@ -37,6 +37,7 @@ class TrunkConfig:
     causal: bool = True
     tie_embeddings: bool = False
     sentences_apart: bool = False  # readers only: a token sees its own sentence, which ends with "."
+    attention: str = "auto"  # what computes it, see ``models.attention``
 
 
 @dataclasses.dataclass(frozen=True)
