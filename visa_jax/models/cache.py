@@ -114,11 +114,14 @@ def init_cache(prefix: Prefix, rows: int, length: int):
 
 
 def append(own, key_B1HC, value_B1HC, step):
-    """Put one token's key and value at ``step`` of a layer's own cache."""
-    return tuple(
-        jax.lax.dynamic_update_slice(old, heads_first(new), (0, 0, step, 0))
-        for old, new in zip(own, (key_B1HC, value_B1HC), strict=True)
-    )
+    """Put one token's key and value at ``step``, an int32 or one per row, of a layer's own cache."""
+
+    def put(old, new):
+        if jnp.ndim(step) == 0:
+            return jax.lax.dynamic_update_slice(old, new, (0, 0, step, 0))
+        return old.at[jnp.arange(old.shape[0]), :, step].set(new[:, :, 0])  # a step beyond the cache writes nothing
+
+    return tuple(put(old, heads_first(new)) for old, new in zip(own, (key_B1HC, value_B1HC), strict=True))
 
 
 def _scores(spec, query, key):
