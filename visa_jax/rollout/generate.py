@@ -48,6 +48,7 @@ def generate(
     end_id: int | tuple[int, ...],
     pad_id: int,
     noise_B: jax.Array | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> Rollout:
     """Completions [B, T] with B = N * group_size and T = max_new_tokens.
 
@@ -56,11 +57,12 @@ def generate(
     it is what an update recomputes, and not the probability of the draw. Step t draws with
     ``fold_in(key, t)``. Any of several end ids ends a row. ``temperature``, ``top_p``, ``min_p`` and
     ``repetition_penalty`` may be traced; the rest is static. ``noise_B``: rows with equal entries meet
-    the same noise (``sample_token``).
+    the same noise (``sample_token``). ``kv_cache_dtype`` "int8" holds keys and values in eight bits, of
+    prompts and completions: ``logp_BT`` is then that of a slightly other model than an update's.
     """
     choice = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty)
     choice |= dict(end_id=end_id, pad_id=pad_id)
-    sizes = dict(group_size=group_size, max_new_tokens=max_new_tokens)
+    sizes = dict(group_size=group_size, max_new_tokens=max_new_tokens, kv_cache_dtype=kv_cache_dtype)
     rows = begin(lm, params, prompts, key, noise_B=noise_B, **sizes, **choice)
     rows = advance(lm, params, lm.unstack(params), rows, key, **choice)
     return Rollout(prompts=prompts, completion_BT=rows.completion_BT, mask_BT=rows.mask_BT, logp_BT=rows.logp_BT)
@@ -75,6 +77,7 @@ def begin(
     group_size: int,
     max_new_tokens: int,
     noise_B: jax.Array | None = None,
+    kv_cache_dtype: str = "auto",
     **choice,
 ) -> Rows:
     """Prefill and the first token of each row. Arguments are those of ``generate``."""
@@ -87,7 +90,7 @@ def begin(
         seen_BV = mark(jnp.zeros(logits_BV.shape, bool), *prompt)
     blank = Rows(
         prefix=dataclasses.replace(prefix, key_XNLHC=None, value_XNLHC=None),
-        cache=lm.init_cache(prefix, rows, max(length - 1, 1)),  # the last token is never fed
+        cache=lm.init_cache(prefix, rows, max(length - 1, 1), kv_cache_dtype),  # the last token is never fed
         token_B=jnp.full(rows, choice["pad_id"], jnp.int32),
         step=jnp.zeros((), jnp.int32),
         alive_B=jnp.ones(rows, bool),
