@@ -53,7 +53,7 @@ def test_attention_over_rounded_keys_errs_within_its_bound(tokens):
     largest = max(np.abs(own[1]).max(), np.abs(shared[1]).max())
     error = float(jnp.abs(rounded - exact).max())
     assert 1e-4 < error <= step[1] / 2 + (np.exp(2 * d) - 1) * largest
-    dense = [tuple(x.dense() for x in side) for side in small]  # and it is the attention over what was kept, no less
+    dense = [tuple(x.dense() for x in side) for side in small]  # it is the attention over what was kept
     np.testing.assert_allclose(
         rounded, attend(jnp.asarray(query), *dense[0], bias_BTS, (*dense[1], bias_NL)), atol=1e-6
     )

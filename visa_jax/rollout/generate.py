@@ -78,10 +78,13 @@ def begin(
     max_new_tokens: int,
     noise_B: jax.Array | None = None,
     kv_cache_dtype: str = "auto",
+    width: int = 0,
     **choice,
 ) -> Rows:
-    """Prefill and the first token of each row. Arguments are those of ``generate``."""
+    """Prefill and the first token of each row. Arguments are those of ``generate``; ``width``: prompt columns to hold
+    at least, so that prompts of other widths can follow."""
     prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL, prompts.condition_NM)
+    prefix = _widened(prefix, width - prompts.prompt_NL.shape[1])
     rows, length = prompts.prompt_NL.shape[0] * group_size, max_new_tokens
     logits_BV = jnp.repeat(lm.logits(params, prefix.last_hidden_ND), group_size, axis=0)
     seen_BV = None
@@ -103,14 +106,37 @@ def begin(
     return _draw(blank, logits_BV, key, **choice)
 
 
-def advance(lm: LanguageModel, params: Params, unstacked: Params, rows: Rows, key: jax.Array, **choice) -> Rows:
-    """Feed and draw until no row is alive. ``unstacked`` is ``lm.unstack(params)``."""
+def advance(
+    lm: LanguageModel,
+    params: Params,
+    unstacked: Params,
+    rows: Rows,
+    key: jax.Array,
+    *,
+    free=None,
+    most_steps=None,
+    **choice,
+) -> Rows:
+    """Feed and draw, each alive row a token a step, until ``free`` of the N groups have no row alive.
 
-    def feed(rows):
+    ``unstacked`` is ``lm.unstack(params)``. ``free``: None waits for all. ``most_steps``: None sets no limit. Both may
+    be traced.
+    """
+    groups = rows.prefix.mask_NL.shape[0]
+
+    def goes_on(carry):
+        steps, rows = carry
+        busy = jnp.sum(jnp.any(rows.alive_B.reshape(groups, -1), axis=1))
+        waits = busy > (0 if free is None else groups - free)
+        return waits if most_steps is None else waits & (steps < most_steps)
+
+    def feed(carry):
+        steps, rows = carry
         hidden_BD, cache = lm.decode(unstacked, rows.prefix, rows.cache, rows.token_B, rows.step - 1)
-        return _draw(dataclasses.replace(rows, cache=cache), lm.logits(params, hidden_BD), key, **choice)
+        rows = _draw(dataclasses.replace(rows, cache=cache), lm.logits(params, hidden_BD), key, **choice)
+        return steps + 1, rows
 
-    return jax.lax.while_loop(lambda rows: jnp.any(rows.alive_B), feed, rows)
+    return jax.lax.while_loop(goes_on, feed, (jnp.zeros((), jnp.int32), rows))[1]
 
 
 def _draw(rows: Rows, logits_BV, key, *, end_id, pad_id, **choice) -> Rows:
@@ -134,6 +160,18 @@ def _draw(rows: Rows, logits_BV, key, *, end_id, pad_id, **choice) -> Rows:
         seen_BV=seen_BV,
         **written,
     )
+
+
+def _widened(prefix: Prefix, columns: int) -> Prefix:
+    """``prefix`` with empty columns behind its own."""
+    if columns <= 0:
+        return prefix
+    wide = {
+        name: jnp.pad(leaf, [(0, columns if axis == at else 0) for axis in range(leaf.ndim)])
+        for name, at in (("key_XNLHC", 2), ("value_XNLHC", 2), ("mask_NL", 1))
+        for leaf in [getattr(prefix, name)]
+    }
+    return dataclasses.replace(prefix, **wide)
 
 
 def _fold_in_each(key, step_B):
