@@ -5,7 +5,7 @@
 Prints one JSON line; figures are medians over rounds, in each of which every call is made once.
 
 half_length    time of completions that all end at half of the limit, by that of those that reach it (the end token is
-               forced; the limit and all shapes are the same)
+               forced; the limit and all shapes are the same). ``half_suffix``: the same, less the prefill in both
 double_group   what twice the completions of each prompt add, by the suffix work (all but the prefill) of the single
                ones: (time(2G) - time(G)) / (time(G) - time(prefill))
 refill         four batches of prompts of which one is long (the limit) and the others an eighth of it: time of a queue
@@ -132,6 +132,7 @@ def main() -> None:
         "workload": options.workload,
         **{f"{name}_seconds": round(float(np.median(values)), 4) for name, values in seconds.items()},
         "half_length": round(float(np.median(seconds["half"] / full)), 3),
+        "half_suffix": round(float(np.median((seconds["half"] - seconds["prefill"]) / suffix)), 3),
         "double_group": round(float(np.median((seconds["double"] - full) / suffix)), 3),
         "refill": round(float(np.median(seconds["queue"] / seconds["batches"])), 3),
         "refill_steps": round(steps[1] / steps[0], 3),

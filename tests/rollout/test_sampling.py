@@ -77,6 +77,15 @@ def test_greedy_and_top_1_agree_and_greedy_logp_is_at_temperature_1():
     np.testing.assert_allclose(logp, jnp.max(jax.nn.log_softmax(logits), axis=-1), atol=1e-5)
 
 
+@pytest.mark.parametrize("vocab", [5, 128, 300])
+def test_greedy_takes_the_first_of_the_largest_wherever_it_stands(vocab):
+    """Few levels, so that most rows have ties within and between blocks of the vocabulary."""
+    logits = jax.random.randint(jax.random.key(vocab), (200, vocab), 0, 4).astype(jnp.float32)
+    logits = logits.at[:20].set(-jnp.inf).at[:20, vocab - 2].set(-1.0)  # one possible token
+    token, _ = sample_token(jax.random.key(0), logits, temperature=0.0)
+    np.testing.assert_array_equal(token, np.argmax(logits, axis=-1))
+
+
 def test_impossible_tokens_are_never_drawn():
     logits = jnp.tile(jnp.array([[-jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf]]), (5000, 1))
     token, logp = sample_token(jax.random.key(5), logits)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from visa_jax.data.tokenizer import before_stop
-from visa_jax.evaluation.queue import complete, make_queue, stop_length
+from visa_jax.evaluation.queue import complete, make_queue, make_stop_fn, stop_length
 from visa_jax.evaluation.run import bucket_rows, bucket_width, bucket_widths, make_sampler
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.rollout import generate
@@ -143,7 +143,7 @@ def test_a_text_ends_before_the_first_stop_string(text, stop, expected):
 
 
 def test_the_fewest_tokens_that_hold_a_stop_string():
-    stop_fn = lambda ids: "bb" in read(ids)  # noqa: E731
+    stop_fn = make_stop_fn(["bb"], read)
     assert stop_length([1, 2, 4, 5, 2, 4], stop_fn) == 3  # a ab bc: the string spans two tokens
     assert stop_length([1, 2, 4, 5, 2, 4], stop_fn, known=2) == 3
     assert stop_length([1, 2, 5], stop_fn) is None and stop_length([], stop_fn) is None
@@ -155,7 +155,7 @@ def test_rows_stop_at_their_string_however_often_one_looks(table_lm, prompt_batc
     """9 g f e d c bc: "fed" ends rows of 9 and 8 early; the row of 6 never holds it and goes on to its end."""
     params = chain((9, 8), (8, 7), (7, 6), (6, 5), (5, 4), (4, END))
     settings = dict(slots=slots, max_new_tokens=LENGTH, end_id=END, pad_id=PAD, stop_every=every)
-    run = make_queue(table_lm(10), stop_fn=lambda ids: "fed" in read(ids), **settings)
+    run = make_queue(table_lm(10), stop=["never", "fed"], read_fn=read, **settings)
     told = run(params, prompt_batch([[9], [6], [9], [8]]), jax.random.key(0), 0.0)
     # from 9: f e d, stop with the third; from 8: e d c bc !; from 6: c bc !
     np.testing.assert_array_equal(
@@ -170,7 +170,7 @@ def test_stopped_rows_cost_no_more_steps(table_lm, prompt_batch):
     seen = []
     lm = table_lm(10, on_decode=lambda step: seen.append(np.asarray(step).tolist()))
     settings = dict(slots=1, max_new_tokens=500, end_id=END, pad_id=PAD, stop_every=4)
-    run = make_queue(lm, stop_fn=lambda ids: "aaa" in read(ids), **settings)
+    run = make_queue(lm, stop=["aaa"], read_fn=read, **settings)
     told = run(chain((1, 1)), prompt_batch([[1]]), jax.random.key(0), 0.0)
     jax.effects_barrier()
     assert told.mask_BT.sum() == 3 and len(seen) == 4
@@ -179,9 +179,8 @@ def test_stopped_rows_cost_no_more_steps(table_lm, prompt_batch):
 def test_completing_one_prompt_says_why_it_ended(table_lm):
     params, lm = chain((9, 8), (8, 7), (7, 6), (6, 5), (5, 4), (4, END)), table_lm(10)
 
-    def told(length=LENGTH, stop=None):
-        stop_fn = None if stop is None else lambda ids: before_stop(read(ids), stop) is not None
-        settings = dict(max_new_tokens=length, end_id=END, pad_id=PAD, stop_fn=stop_fn)
+    def told(length=LENGTH, stop=()):
+        settings = dict(max_new_tokens=length, end_id=END, pad_id=PAD, stop=stop, read_fn=read)
         return complete(lm, params, [1, 9], jax.random.key(0), **settings)
 
     assert told() == ([8, 7, 6, 5, 4], "end")

@@ -101,7 +101,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         end_id=writer.end_id,
         pad_id=writer.pad_id,
         condition=preference or (),
-        stop_fn=(lambda ids: before_stop(writer.write(ids)[1], values.stop) is not None) if values.stop else None,
+        stop=values.stop,
+        read_fn=lambda ids: writer.write(ids)[1],
     )
     text, completion = writer.write(drawn)
     if finish == "stop":

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from visa_jax.data.tokenizer import before_stop
 from visa_jax.evaluation.run import bucket_width, take_rows
 from visa_jax.rollout.generate import advance
 from visa_jax.rollout.slots import empty, place
@@ -34,7 +35,8 @@ def make_queue(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     kv_cache_dtype: str = "auto",
-    stop_fn: Callable[[list[int]], bool] | None = None,
+    stop: Sequence[str] = (),
+    read_fn: Callable[[list[int]], str] | None = None,
     stop_every: int = 16,
 ) -> Callable[..., Rollout]:
     """``run(params, prompts, key, temperature=1.0) -> Rollout`` of numpy arrays, prompts in the order given.
@@ -45,10 +47,12 @@ def make_queue(
     Args:
         slots: prompts that are drawn at once; with ``group_size`` completions each.
         widths: of prompts, as for ``bucket_width``; () = that of the batch.
-        stop_fn: whether completion ids hold a stop string (``data.tokenizer.before_stop`` of their text). A row ends
-            with the first token that makes it true, which is kept and counted as the end token is.
-        stop_every: steps after which rows are read for stop strings.
+        stop: strings that end a row. Its last token is the first with which its text holds one of them, kept and
+            counted as the end token is; what the text ends before is for ``data.tokenizer.before_stop`` to say.
+        read_fn: the text of completion ids; needed with ``stop``.
+        stop_every: steps after which rows are read for stop strings; changes the time and not the result.
     """
+    stop_fn = make_stop_fn(stop, read_fn)
     choice = dict(top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty)
     choice |= dict(end_id=end_id, pad_id=pad_id)
     sizes = dict(group_size=group_size, max_new_tokens=max_new_tokens, kv_cache_dtype=kv_cache_dtype)
@@ -99,18 +103,11 @@ def make_queue(
             rows = draw(rows, params, unstacked, key, 1 if waiting else slots, temperature)
             alive_SG = np.array(rows.alive_B).reshape(slots, group_size)
             drawn = [np.array(x).reshape(slots, *shape[1:]) for x in (rows.completion_BT, rows.mask_BT, rows.logp_BT)]
-            token_SGT, mask_SGT, _ = drawn
             if stop_fn is not None:
-                for slot, g in ((slot, g) for slot in held for g in range(group_size)):
-                    ids = token_SGT[slot, g][mask_SGT[slot, g]].tolist()
-                    kept = stop_length(ids, stop_fn, read[slot, g])
-                    if kept is None:
-                        read[slot, g] = len(ids)
-                    else:
-                        mask_SGT[slot, g, kept:] = alive_SG[slot, g] = False
+                _cut(stop_fn, list(held), read, alive_SG, *drawn[:2])
                 rows = dataclasses.replace(rows, alive_B=jnp.asarray(alive_SG.reshape(-1)))
             for slot in [slot for slot in held if not alive_SG[slot].any()]:
-                number, mask_GT = held.pop(slot), mask_SGT[slot]
+                number, mask_GT = held.pop(slot), drawn[1][slot]
                 for out, array in zip(told, drawn, strict=True):
                     out[number][mask_GT] = array[slot][mask_GT]
         told = [x.reshape(total * group_size, max_new_tokens) for x in told]
@@ -119,11 +116,28 @@ def make_queue(
     return run
 
 
+def make_stop_fn(stop: Sequence[str], read_fn: Callable[[list[int]], str]) -> Callable[[list[int]], bool] | None:
+    """``stop_fn(ids)``: whether the text of completion ids holds one of the strings; None where there are none."""
+    return (lambda ids: before_stop(read_fn(ids), stop) is not None) if stop else None
+
+
 def stop_length(ids: list[int], stop_fn: Callable[[list[int]], bool], known: int = 0) -> int | None:
     """The least number of tokens, above ``known``, that hold a stop string; None where all of them hold none."""
     if len(ids) == known or not stop_fn(ids):
         return None
     return next(count for count in range(known + 1, len(ids) + 1) if stop_fn(ids[:count]))
+
+
+def _cut(stop_fn, slots, read_SG, alive_SG, token_SGT, mask_SGT) -> None:
+    """End, in place, the rows of some slots that hold a stop string; of the others note how far they were read."""
+    for slot in slots:
+        for row in range(alive_SG.shape[1]):
+            ids = token_SGT[slot, row][mask_SGT[slot, row]].tolist()
+            kept = stop_length(ids, stop_fn, read_SG[slot, row])
+            if kept is None:
+                read_SG[slot, row] = len(ids)
+            else:
+                alive_SG[slot, row] = mask_SGT[slot, row, kept:] = False
 
 
 def complete(
@@ -135,7 +149,8 @@ def complete(
     temperature: float = 0.0,
     end_id: int | tuple[int, ...],
     condition: Sequence[float] = (),
-    stop_fn: Callable[[list[int]], bool] | None = None,
+    stop: Sequence[str] = (),
+    read_fn: Callable[[list[int]], str] | None = None,
     **settings,
 ) -> tuple[list[int], str]:
     """Ids drawn after one prompt, without the end token, and why they end: "end", "stop" or "length".
@@ -149,9 +164,9 @@ def complete(
     prompts = PromptBatch(
         prompt_NL=token, prompt_mask_NL=mask, condition_NM=condition_NM, context_NS=token, context_mask_NS=mask
     )
-    run = make_queue(lm, slots=1, end_id=end_id, stop_fn=stop_fn, **settings)
+    run = make_queue(lm, slots=1, end_id=end_id, stop=stop, read_fn=read_fn, **settings)
     rollout = run(params, prompts, key, temperature)
-    drawn = rollout.completion_BT[0][rollout.mask_BT[0]].tolist()
+    drawn, stop_fn = rollout.completion_BT[0][rollout.mask_BT[0]].tolist(), make_stop_fn(stop, read_fn)
     if stop_fn is not None and stop_fn(drawn):
         return drawn, "stop"
     if drawn[-1] in (end_id if isinstance(end_id, tuple) else (end_id,)):

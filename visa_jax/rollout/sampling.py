@@ -87,7 +87,7 @@ def sample_token(
         row_keys_B = jax.vmap(jax.random.fold_in)(jnp.broadcast_to(key, noise_B.shape), noise_B)
         uniform_B1 = jax.vmap(lambda row_key: jax.random.uniform(row_key, (1,)))(row_keys_B)
     drawn_B, logsumexp_B1 = _look_up(kept_BV, uniform_B1)
-    token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, jnp.argmax(allowed_BV, axis=-1)).astype(jnp.int32)
+    token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, _largest(allowed_BV)).astype(jnp.int32)
     if kept_BV is not scaled_BV:
         return token_B, token_logps(scaled_BV, token_B)
     return token_B, (jnp.take_along_axis(scaled_BV, token_B[:, None], axis=-1) - logsumexp_B1)[:, 0]
@@ -99,11 +99,8 @@ def _look_up(logits_BV, uniform_B1):
     First among blocks of the vocabulary, then within one block: a cumulative sum over all of it costs several times
     as much as the rest together on CPU. An entry of -inf is never found, rounding or not.
     """
-    rows, size = logits_BV.shape
-    short = -size % BLOCK
-    padded = jnp.pad(logits_BV, ((0, 0), (0, short)), constant_values=-jnp.inf) if short else logits_BV
     top_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    block_BNX = padded.reshape(rows, -1, BLOCK)
+    block_BNX = _blocks(logits_BV)
     cumulative_BN = jnp.cumsum(jnp.sum(jnp.exp(block_BNX - top_B1[:, :, None]), axis=-1), axis=-1)
     sought_B1 = uniform_B1 * cumulative_BN[:, -1:]
     number_B1 = jnp.sum(cumulative_BN <= sought_B1, axis=-1, keepdims=True)
@@ -113,6 +110,21 @@ def _look_up(logits_BV, uniform_B1):
     last_B = jnp.max(jnp.where(weight_BX > 0, jnp.arange(BLOCK)[None, :], 0), axis=-1)
     token_B = number_B1[:, 0] * BLOCK + jnp.minimum(place_B, last_B)
     return token_B, top_B1 + jnp.log(cumulative_BN[:, -1:])
+
+
+def _largest(logits_BV):
+    """argmax, the first of equals, in two levels: over the whole vocabulary at once it is far slower on CPU."""
+    block_BNX = _blocks(logits_BV)
+    number_B1 = jnp.argmax(jnp.max(block_BNX, axis=-1), axis=-1, keepdims=True)
+    block_BX = jnp.take_along_axis(block_BNX, number_B1[:, :, None], axis=1)[:, 0]
+    return number_B1[:, 0] * BLOCK + jnp.argmax(block_BX, axis=-1)
+
+
+def _blocks(logits_BV):
+    """[B, V / BLOCK, BLOCK], filled up with -inf."""
+    short = -logits_BV.shape[1] % BLOCK
+    padded = jnp.pad(logits_BV, ((0, 0), (0, short)), constant_values=-jnp.inf) if short else logits_BV
+    return padded.reshape(logits_BV.shape[0], -1, BLOCK)
 
 
 def _keep(logits_BV, threshold_B1):
