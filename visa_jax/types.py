@@ -130,7 +130,7 @@ class LanguageModel(NamedTuple):
     forward: Callable  # (params, tokens_BT, mask_BT) -> hidden_BTD, causal
     prefill: Callable  # (params, prompt_NL, mask_NL, condition_NM=None) -> Prefix
     extend: Callable  # (params, Prefix, completion_BT, mask_BT) -> hidden_BTD, teacher forced, B = N * G
-    init_cache: Callable  # (Prefix, rows B, length T) -> cache pytree of the completions' own keys and values
-    decode: Callable  # (params, Prefix, cache, token_B, step) -> (hidden_BD, cache)
+    init_cache: Callable  # (Prefix, rows B, length T, dtype="auto" | "int8") -> cache pytree: prefix and own keys
+    decode: Callable  # (params, Prefix, cache, token_B, step or step_B) -> (hidden_BD, cache); of Prefix only the mask
     logits: Callable  # (params, hidden_...D) -> logits_...V float32
     unstack: Callable = lambda params: params  # params as a loop over ``decode`` reads them fastest

@@ -103,6 +103,39 @@ def test_drawing_is_steered_by_its_settings(chain, call):
     assert free != greedy
 
 
+def test_a_text_ends_before_the_first_of_its_stop_strings(chain, call):
+    """Stop strings cut from what comes out without them: within a word, over two words, one that never comes."""
+
+    def told(*flags):
+        argv = [f"--model={chain.directory / 'base'}", f"--prompt={QUESTION}", "--max_new_tokens=12", "--json"]
+        code, out, _ = call("generate", *argv, "--temperature=1", "--seed=1", *flags)
+        assert code == 0
+        return json.loads(out)
+
+    free = told()
+    words = free["completion"].split(" ")
+    assert free["finish"] == "length" and len(set(words)) > 8
+    across = f"{words[3][-1]} {words[4][:1]}"  # the end of one word and the begin of the next
+    begin = free["completion"].index(across)
+    held = told(f"--stop={across}", "--stop=never said", f"--stop={words[9]} {words[10]}")
+    assert held["completion"] == free["completion"][:begin] and held["finish"] == "stop"
+    assert held["text"] == f"{QUESTION} {held['completion']}"
+    assert held["tokens"] == len(free["completion"][: begin + len(across)].split(" "))
+    assert told("--stop=never said") == free
+
+
+def test_a_penalty_leaves_no_word_twice(chain, call):
+    """A penalty beyond all differences of logits: negative ones sink below every unseen token's."""
+
+    def words(*flags):
+        argv = [f"--model={chain.directory / 'base'}", f"--prompt={QUESTION}", "--max_new_tokens=30", "--json"]
+        return json.loads(call("generate", *argv, *flags)[1])["completion"].split()
+
+    assert len(set(words())) < 30
+    held = words("--repetition_penalty=1e6")
+    assert len(set(held)) == len(held) and not set(held) & set(QUESTION.split())
+
+
 def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
     """The start of MOC answers without a preference; MOC is told it beside the prompt."""
     asked, told = [], []
@@ -111,7 +144,7 @@ def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
         asked.append(ids)
         told.append(list(settings["condition"]))
         assert ("condition" in params) == (len(told) == 3)
-        return ids[:1], False
+        return ids[:1], "length"
 
     monkeypatch.setattr("visa_jax.cli.generate.complete", complete)
     for name, *flags in (("base",), ("moc_sft",), ("moc", "--preference=0.37,0.63")):
@@ -151,6 +184,11 @@ GENERATE = [
     (["--model={base}", "--temperature=nan"], "--temperature=nan: expected a number of at least 0"),
     (["--model={base}", "--top_p=0"], "--top_p=0.0: expected a number in (0, 1]"),
     (["--model={base}", "--max_new_tokens=0"], "--max_new_tokens=0"),
+    (["--model={base}", "--min_p=1.5"], "--min_p=1.5: expected a number in [0, 1]"),
+    (["--model={base}", "--repetition_penalty=0"], "--repetition_penalty=0.0: expected a number above 0"),
+    (["--model={base}", "--repetition_penalty=inf"], "--repetition_penalty=inf: expected a number above 0"),
+    (["--model={base}", "--stop=a", "--stop="], "--stop: is empty"),
+    (["--model={base}", "--kv_cache_dtype=fp8"], "--kv_cache_dtype=fp8"),
     (["--model={base}", f"--prompt={' '.join([LONG] * 3)}"], "--prompt: 180 tokens are longer than the model's window"),
 ]
 

@@ -29,7 +29,7 @@ def table_lm():
             forward=lambda params, tokens, mask: jax.nn.one_hot(tokens, vocab),
             prefill=prefill,
             extend=lambda params, prefix, completion, mask: jax.nn.one_hot(completion, vocab),
-            init_cache=lambda prefix, rows, length: (),
+            init_cache=lambda prefix, rows, length, dtype: (),
             decode=decode,
             logits=lambda params, hidden: hidden @ params,
         )

@@ -159,3 +159,42 @@ def test_another_temperature_compiles_nothing(table_lm, prompt_batch, compiles):
     compiles.reset()
     jax.block_until_ready(run(params, prompts, *second))
     assert compiles.count == 0, compiles.names
+
+
+def test_a_penalty_breaks_a_circle_and_counts_the_prompt(table_lm, prompt_batch):
+    """1 -> 2 -> 1 by hand: logit 4 for the next of the circle, 3 for token 4, 2 for 5, 1 for 1 (the prompt's) and 0.
+
+    With penalty 2 a seen token has half of its positive logit: from 1 the 2 (4) is new; from 2 the 1 is of the
+    prompt (2) and 4 (3) is drawn; row 4 has 2 for every token but 5, which got 2.5.
+    """
+    table = np.zeros((6, 6), np.float32)
+    table[1, [2, 4]] = 4, 3
+    table[2, [1, 4]] = 4, 3
+    table[4] = [0, 2, 2, 0, 2, 2.5]
+    table[5] = [0, 5, 4, 0, 4, 5.5]  # halves: 2.5, 2, 2, 2.75
+    lm, prompts = table_lm(6), prompt_batch([[1]])
+    run = functools.partial(jitted, lm, group_size=2, max_new_tokens=5, temperature=0.0)
+    free = run()(jnp.asarray(table), prompts, jax.random.key(0))
+    np.testing.assert_array_equal(free.completion_BT, [[2, 1, 2, 1, 2]] * 2)
+    held = run(repetition_penalty=2.0)(jnp.asarray(table), prompts, jax.random.key(0))
+    np.testing.assert_array_equal(held.completion_BT, [[2, 4, 5, 5, 5]] * 2)
+    expected = [jax.nn.log_softmax(table[last])[token] for last, token in [(1, 2), (2, 4), (4, 5), (5, 5), (5, 5)]]
+    np.testing.assert_allclose(held.logp_BT, [expected] * 2, rtol=1e-5)  # those of the table, not of the penalty
+
+
+def test_padding_of_a_prompt_is_not_penalized(table_lm, prompt_batch):
+    """Padding holds token 0 with logit 1; a seen 0 would have .5, less than the .8 of token 2."""
+    table = jnp.zeros((4, 4)).at[1].set(jnp.array([1.0, -9.0, 0.8, -9.0]))
+    run = jitted(table_lm(4), group_size=1, max_new_tokens=1, temperature=0.0, repetition_penalty=2.0)
+    prompts = prompt_batch([[1, 0], [0, 1]], [1, 2])
+    np.testing.assert_array_equal(run(table, prompts, jax.random.key(0)).completion_BT, [[0], [2]])
+
+
+def test_penalties_off_leave_no_trace_in_the_program(table_lm, prompt_batch):
+    def program(**settings):
+        run = functools.partial(generate, table_lm(7), group_size=1, max_new_tokens=3, end_id=END, pad_id=PAD)
+        return str(jax.make_jaxpr(functools.partial(run, **settings))(*arguments))
+
+    arguments = (jnp.zeros((7, 7)), prompt_batch([[1, 2]]), jax.random.key(0))
+    assert program(repetition_penalty=1.0) == program()
+    assert "scatter" not in program() and "scatter" in program(repetition_penalty=1.1)  # marks are kept by one

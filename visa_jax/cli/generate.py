@@ -3,9 +3,11 @@
 visa-jax generate --model=DIR --prompt="Once upon a time" --temperature=0 --max_new_tokens=200 [--json]
 visa-jax generate --model=runs/quickstart/moc --prompt="what about the archive ?" --preference=0.3,0.7
 visa-jax generate --model=DIR --prompt="What is fair?" --chat     # the prompt as a user's turn of the chat template
+visa-jax generate --model=DIR --prompt="1. salt" --stop="3." --stop="The end"    # the text ends before either string
 
-What is printed is the prompt with its completion, with --chat the completion alone. A run is given the form of prompt
-that it was trained on; a rewriter is better asked by `visa-jax rewrite`, here its prompt is taken as it stands.
+A stop string is looked for in the completion as it is printed, may begin and end within tokens, and is not printed
+itself. What is printed is the prompt with its completion, with --chat the completion alone. A run is given the form of
+prompt that it was trained on; a rewriter is better asked by `visa-jax rewrite`, here its prompt is taken as it stands.
 """
 
 import json
@@ -28,9 +30,10 @@ from visa_jax.config import UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import BOS
 from visa_jax.data.template import answer_prompt, condition_size, moc_prompt
-from visa_jax.data.tokenizer import decode_batch, pad_id
-from visa_jax.evaluation.run import complete
+from visa_jax.data.tokenizer import before_stop, decode_batch, pad_id
+from visa_jax.evaluation.queue import complete
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
+from visa_jax.models.cache import KV_CACHE_DTYPES
 from visa_jax.training.roles import RoleConfig, decoder_config
 from visa_jax.types import LanguageModel, Params
 
@@ -52,12 +55,17 @@ class Writer(NamedTuple):
 
 
 def define_flags(values: flags.FlagValues) -> None:
+    bound = dict(flag_values=values, lower_bound=0.0)
     flags.DEFINE_string("model", None, "a Hugging Face directory or a run", flag_values=values, required=True)
     flags.DEFINE_string("prompt", "", "text to go on from; may be empty for a Hugging Face model", flag_values=values)
     flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token", flag_values=values, lower_bound=0.0)
     flags.DEFINE_integer("max_new_tokens", 200, "most tokens to draw", flag_values=values, lower_bound=1)
     flags.DEFINE_integer("top_k", 0, "draw among the k likeliest; 0 = all", flag_values=values, lower_bound=0)
     flags.DEFINE_float("top_p", 1.0, "draw among the likeliest with this mass, in (0, 1]", flag_values=values)
+    flags.DEFINE_float("min_p", 0.0, "draw among tokens with this share of the likeliest's probability", **bound)
+    flags.DEFINE_float("repetition_penalty", 1.0, "above 1: tokens that are there already are less likely", **bound)
+    flags.DEFINE_multi_string("stop", [], "end before this string; may be given several times", flag_values=values)
+    flags.DEFINE_enum("kv_cache_dtype", "auto", KV_CACHE_DTYPES, "of cached keys and values", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0)
     flags.DEFINE_list("preference", None, "of a MOC run: numbers that sum to 1, as 0.3,0.7", flag_values=values)
     flags.DEFINE_bool("chat", False, "use the chat template of a Hugging Face model's tokenizer", flag_values=values)
@@ -69,10 +77,16 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UsageError(f"--temperature={values.temperature}: expected a number of at least 0")
     if not 0 < values.top_p <= 1:
         raise UsageError(f"--top_p={values.top_p}: expected a number in (0, 1]")
+    if values.min_p > 1 or math.isnan(values.min_p):
+        raise UsageError(f"--min_p={values.min_p}: expected a number in [0, 1]")
+    if not 0 < values.repetition_penalty < math.inf:
+        raise UsageError(f"--repetition_penalty={values.repetition_penalty}: expected a number above 0")
+    if "" in values.stop:
+        raise UsageError("--stop: is empty, which stands everywhere")
     preference = None if values.preference is None else read_preference(values.preference)
     writer = open_writer(Path(values.model), values.prompt, preference, values.chat)
     room = _check_room(writer.ids, writer.window)
-    drawn, ended = complete(
+    drawn, finish = complete(
         writer.lm,
         writer.params,
         writer.ids,
@@ -81,13 +95,20 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         temperature=values.temperature,
         top_k=values.top_k,
         top_p=values.top_p,
+        min_p=values.min_p,
+        repetition_penalty=values.repetition_penalty,
+        kv_cache_dtype=values.kv_cache_dtype,
         end_id=writer.end_id,
         pad_id=writer.pad_id,
         condition=preference or (),
+        stop=values.stop,
+        read_fn=lambda ids: writer.write(ids)[1],
     )
     text, completion = writer.write(drawn)
+    if finish == "stop":
+        kept = before_stop(completion, values.stop)
+        text, completion = text.removesuffix(completion) + kept, kept
     if values.json:
-        finish = "end" if ended else "length"
         told = {"text": text, "prompt": values.prompt, "completion": completion, "tokens": len(drawn), "finish": finish}
         print(json.dumps(told | ({"preference": preference} if preference else {})))
     else:

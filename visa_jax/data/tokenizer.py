@@ -148,6 +148,15 @@ def decode_batch(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, mask: np.n
     return [text.strip() for text in texts]
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str | None:
+    """``text`` up to the first place where one of the strings ``stop`` begins; None where none of them stands in it.
+
+    Tokens play no part: a stop string may begin and end within tokens.
+    """
+    begins = [text.index(each) for each in stop if each in text]
+    return text[: min(begins)] if begins else None
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that fills rows: the padding token's, else the end token's, else 0."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):

@@ -1,5 +1,6 @@
 """Single-use programs of evaluation and of the commands: jitted once, run in batches of one shape."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,11 +26,15 @@ class Completions(NamedTuple):
     drawn_BT: np.ndarray  # the mask with the end token: what the policy drew
 
 
-def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batch_size: int = 64) -> Callable:
+def make_sampler(
+    lm: LanguageModel, source: Source, *, max_new_tokens: int, batch_size: int = 64, widths: Sequence[int] = ()
+) -> Callable:
     """``sample(decoder params, prompts, key, temperature=0.0, noise_N=None) -> Completions``, one completion a prompt.
 
     A row's noise depends on the key and its entry of ``noise_N`` (int [N]; its number if None), not on the batch that
-    it is in: rows with equal entries meet the same noise (common random numbers).
+    it is in: rows with equal entries meet the same noise (common random numbers). ``widths`` (``bucket_widths``) are
+    the buckets of prompts: each is cut to the narrowest that holds it, those of one bucket are drawn together, and one
+    program is compiled for each bucket in use. () = one bucket, as wide as the prompts come.
     """
     tokenizer = source.tokenizer
     program = jax.jit(
@@ -48,20 +53,27 @@ def make_sampler(lm: LanguageModel, source: Source, *, max_new_tokens: int, batc
     )
 
     def sample(params: Params, prompts: PromptBatch, key, temperature: float = 0.0, noise_N=None) -> Completions:
+        prompts = jax.tree.map(np.asarray, prompts)
         total = prompts.prompt_NL.shape[0]
         noise_N = np.asarray(np.arange(total) if noise_N is None else noise_N, np.int32)
-        tokens, drawn = [], []
-        for rows, count in batch_rows(total, batch_size):
-            batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], prompts)
-            rollout = program(params, batch, noise_N[rows], key, np.float32(temperature))
-            tokens.append(np.asarray(rollout.completion_BT)[:count])
-            drawn.append(np.asarray(rollout.mask_BT)[:count])
-        token_BT, drawn_BT = np.concatenate(tokens), np.concatenate(drawn)
+        token_BT, drawn_BT = np.zeros((total, max_new_tokens), np.int32), np.zeros((total, max_new_tokens), bool)
+        for width, members in bucket_rows(prompts.prompt_mask_NL, widths):
+            for places, count in batch_rows(len(members), batch_size):
+                rows = members[places]
+                rollout = program(params, take_rows(prompts, rows, width), noise_N[rows], key, np.float32(temperature))
+                token_BT[rows[:count]] = np.asarray(rollout.completion_BT)[:count]
+                drawn_BT[rows[:count]] = np.asarray(rollout.mask_BT)[:count]
         mask_BT = drawn_BT & (token_BT != tokenizer.eos_token_id)
         texts = fit_texts(tokenizer, decode_batch(tokenizer, token_BT, mask_BT), max_new_tokens)
         return Completions(token_BT, mask_BT, texts, drawn_BT)
 
     return sample
+
+
+def take_rows(prompts: PromptBatch, rows: np.ndarray, width: int) -> PromptBatch:
+    """Some prompts of a batch of numpy arrays, cut to their first ``width`` columns."""
+    some = jax.tree.map(lambda x: x[rows], prompts)
+    return dataclasses.replace(some, prompt_NL=some.prompt_NL[:, :width], prompt_mask_NL=some.prompt_mask_NL[:, :width])
 
 
 def fit_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> list[str]:
@@ -90,44 +102,34 @@ def batch_rows(total: int, size: int) -> list[tuple[np.ndarray, int]]:
     return [(np.minimum(np.arange(begin, begin + size), total - 1), min(size, total - begin)) for begin in begins]
 
 
+def bucket_widths(longest: int, shortest: int = 16) -> tuple[int, ...]:
+    """Powers of two from ``shortest``, and ``longest`` as the last: the widths to which prompts are padded."""
+    widths = []
+    while shortest < longest:
+        widths.append(shortest)
+        shortest *= 2
+    return (*widths, longest)
+
+
+def bucket_width(mask_NL: np.ndarray, widths: Sequence[int]) -> int:
+    """The least of ``widths`` that holds every prompt, at most all columns there are (also where ``widths`` is ())."""
+    columns = mask_NL.shape[1]
+    needed = int(np.max(np.flatnonzero(mask_NL.any(axis=0)), initial=-1)) + 1
+    return min((width for width in widths if needed <= width < columns), default=columns)
+
+
+def bucket_rows(mask_NL: np.ndarray, widths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+    """(width, row numbers [n]) of each bucket in use, narrow ones first; a row is in the narrowest that holds it."""
+    width_N = np.asarray([bucket_width(row_L[None], widths) for row_L in mask_NL])
+    return [(int(width), np.flatnonzero(width_N == width)) for width in np.unique(width_N)]
+
+
 def by_rows(program: Callable, params: Params, arrays: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
     """``program(params, *rows)`` over n rows in batches of one shape (the last one filled with copies)."""
     pieces = []
     for rows, count in batch_rows(len(arrays[0]), batch_size):
         pieces.append(np.asarray(program(params, *(array[rows] for array in arrays)))[:count])
     return np.concatenate(pieces)
-
-
-def complete(
-    lm: LanguageModel,
-    params: Params,
-    ids: Sequence[int],
-    key: jax.Array,
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    end_id: int | tuple[int, ...],
-    pad_id: int,
-    condition: Sequence[float] = (),
-) -> tuple[list[int], bool]:
-    """Ids drawn after one prompt, without the end token, and whether it was drawn. Compiles for this one prompt.
-
-    ``condition`` is what the model may read beside the prompt (``DecoderConfig.condition``).
-    """
-    token = jnp.asarray([ids], jnp.int32)
-    mask = jnp.ones(token.shape, bool)
-    condition_NM = jnp.asarray([condition], jnp.float32)
-    prompts = PromptBatch(
-        prompt_NL=token, prompt_mask_NL=mask, condition_NM=condition_NM, context_NS=token, context_mask_NS=mask
-    )
-    settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, end_id=end_id, pad_id=pad_id)
-    program = jax.jit(lambda p, b, k: generate(lm, p, b, k, group_size=1, max_new_tokens=max_new_tokens, **settings))
-    rollout = program(params, prompts, key)
-    drawn = np.asarray(rollout.completion_BT)[0][np.asarray(rollout.mask_BT)[0]].tolist()
-    ended = drawn[-1] in (end_id if isinstance(end_id, tuple) else (end_id,))
-    return (drawn[:-1] if ended else drawn), ended
 
 
 def make_measure(

@@ -1,14 +1,19 @@
 """Attention over a row's own tokens and over a prefix shared by its group, and the cache of own tokens.
 
 The two sides are scored apart and share one softmax (largest score and denominator are
-joined), so that the keys of a prompt are never repeated for its G completions.
+joined), so that the keys of a prompt are never repeated for its G completions. Either side may be
+held in eight bits, a step for each key and each value; it is made dense where it is read, one layer at a time.
 """
 
 import jax
 import jax.numpy as jnp
 
+from visa_jax.config import require
 from visa_jax.models.layers import MASKED, soft_cap
+from visa_jax.models.quantize import Int8, round_to_int8
 from visa_jax.types import Prefix
+
+KV_CACHE_DTYPES = ("auto", "int8")  # auto: that of the computation
 
 
 def causal_bias(mask_BT: jax.Array, causal: bool = True) -> jax.Array:
@@ -52,15 +57,16 @@ def attend(query_BTQC, key_BHSC, value_BHSC, bias_BTS, prefix=None, cap: float |
 
     Args:
         query_BTQC: queries; query head q reads key head q // (Q / H).
-        key_BHSC, value_BHSC: own keys and values, heads first: the layout the matrix products want.
+        key_BHSC, value_BHSC: own keys and values, heads first: the layout the matrix products want; arrays or Int8.
         bias_BTS: float32, 0 where seen, MASKED where not; its first two axes may be 1.
-        prefix: None or (key_NHLC, value_NHLC, bias_NL); where each query sees other keys, bias_BTL.
+        prefix: None or (key_NHLC, value_NHLC, bias_NL), arrays or Int8; where each query sees other keys, bias_BTL.
         cap: soft cap of the scores.
 
     Returns:
         [B, T, Q, C] in the dtype of the query.
     """
     rows, tokens, heads, size = query_BTQC.shape
+    key_BHSC, value_BHSC = (_dense(x, query_BTQC.dtype) for x in (key_BHSC, value_BHSC))
     kv = key_BHSC.shape[1]
     query = (query_BTQC * size**-0.5).reshape(rows, tokens, kv, heads // kv, size).transpose(0, 2, 1, 3, 4)
     if tokens == 1:  # a matrix product of so few rows reads its keys badly: five times as slow on CPU
@@ -70,7 +76,8 @@ def attend(query_BTQC, key_BHSC, value_BHSC, bias_BTS, prefix=None, cap: float |
     own = soft_cap(own, cap) + bias_BTS[:, None, :, None, :]
     top = jnp.max(own, axis=-1, keepdims=True)  # [B, H, T, R, 1]
     if prefix is not None:
-        key_NHLC, value_NHLC, bias = prefix
+        key_NHLC, value_NHLC = (_dense(x, query.dtype) for x in prefix[:2])
+        bias = prefix[2]
         n = key_NHLC.shape[0]
         shared = soft_cap(_scores("nhgtrc,nhlc->nhgtrl", _to_groups(query, n), key_NHLC), cap)
         bias_NGTL = bias[:, None, None, :] if bias.ndim == 2 else bias.reshape(n, rows // n, *bias.shape[1:])
@@ -107,23 +114,43 @@ def prefix_lengths(prefix: Prefix, rows: int) -> jax.Array:
     return jnp.repeat(length_N, rows // length_N.shape[0])
 
 
-def init_cache(prefix: Prefix, rows: int, length: int):
+def init_cache(prefix: Prefix, rows: int, length: int, dtype: str = "auto"):
     """One (shared, own) pair per layer: the prefix in ``attend``'s layout, made once, and empty keys and values.
 
-    ``own`` is (key_BHTC, value_BHTC) of the rows' own ``length`` tokens.
+    ``own`` is (key_BHTC, value_BHTC) of the rows' own ``length`` tokens. ``dtype`` "int8" holds both as Int8 with a
+    float32 step per head and position: (C + 4) / 4C of the bytes of float32.
+
+    Raises:
+        FieldError: naming kv_cache_dtype for one that is none of KV_CACHE_DTYPES.
     """
+    known = ", ".join(KV_CACHE_DTYPES)
+    require(dtype in KV_CACHE_DTYPES, "kv_cache_dtype", f"{dtype!r} is none of {known}")
     layers, _, _, heads, size = prefix.key_XNLHC.shape
     empty = jnp.zeros((rows, heads, length, size), prefix.key_XNLHC.dtype)
     shared = prefix_layers(prefix)
+    if dtype == "int8":
+        empty, shared = _round(empty), (*(_round(x) for x in shared[:2]), shared[2])
     return tuple((jax.tree.map(lambda leaf, i=layer: leaf[i], shared), (empty, empty)) for layer in range(layers))
 
 
 def append(own, key_B1HC, value_B1HC, step):
-    """Put one token's key and value at ``step`` of a layer's own cache."""
-    return tuple(
-        jax.lax.dynamic_update_slice(old, heads_first(new), (0, 0, step, 0))
-        for old, new in zip(own, (key_B1HC, value_B1HC), strict=True)
-    )
+    """Put one token's key and value at ``step``, an int32 or one per row, of a layer's own cache."""
+
+    def put(old, new):
+        if jnp.ndim(step) == 0:
+            return jax.lax.dynamic_update_slice(old, new, (0, 0, step, 0))
+        return old.at[jnp.arange(old.shape[0]), :, step].set(new[:, :, 0])  # a step beyond the cache writes nothing
+
+    new = tuple(heads_first(x) for x in (key_B1HC, value_B1HC))
+    return jax.tree.map(put, own, tuple(_round(x) for x in new) if isinstance(own[0], Int8) else new)
+
+
+def _round(x):
+    return round_to_int8(x, (-1,))
+
+
+def _dense(x, dtype):
+    return x.dense().astype(dtype) if isinstance(x, Int8) else x
 
 
 def _scores(spec, query, key):

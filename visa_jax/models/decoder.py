@@ -188,11 +188,12 @@ class Decoder(nnx.Module):
     def decode(self, prefix, cache, token_B, step, layers=None):
         """Feed completion token number ``step``: hidden [B, D] and the cache with its key and value.
 
+        ``step`` is an int32, or one per row. Of ``prefix`` only the mask is read: the cache has its keys and values.
         Layers are unrolled here: a scan would copy the whole cache at every token. ``layers``: a state per block,
         for slices of the stacked ones would be copied at every token too.
         """
         length, before_B = cache[0][1][0].shape[2], prefix_lengths(prefix, token_B.shape[0])
-        bias = jnp.where(jnp.arange(length) <= step, 0.0, MASKED)[None, None, :]
+        bias = jnp.where(jnp.arange(length)[None, :] <= jnp.reshape(step, (-1, 1)), 0.0, MASKED)[:, None, :]
         position_B1, own_BS = (before_B + step)[:, None], before_B[:, None] + jnp.arange(length)[None, :]
         views = self._views(position_B1, bias, own_BS, prefix)
         x, new_cache = self._embed(token_B[:, None], position_B1), []

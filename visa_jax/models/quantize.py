@@ -63,18 +63,18 @@ def _false(_) -> Array:
 
 @record
 class Int8(_Frozen):
-    """An eight-bit kernel: level times the step of the output channel."""
+    """Eight-bit numbers: level times step. A kernel has a step per output channel, a cache one per key and value."""
 
-    level: Array  # int8 [*in, *out], -127 to 127 (with a layer axis before, as all leaves under ``layers``)
-    step: Array  # float32 [1, ..., *out]: largest |kernel| of the channel / 127
+    level: Array  # int8, -127 to 127; of a kernel [*in, *out] (behind a layer axis, as all leaves under ``layers``)
+    step: Array  # float32, 1 along the axes that share it: largest |entry| along them / 127
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the kernel."""
+        """Shape of the dense array."""
         return self.level.shape
 
     def dense(self) -> Array:
-        """The kernel, float32; at most step / 2 from what it was made of."""
+        """The array, float32; at most step / 2 from what it was made of."""
         return self.level.astype(jnp.float32) * self.step
 
 
@@ -126,9 +126,14 @@ def pack(code: Array, block: int) -> Array:
 
 def quantize_int8(kernel: Array, inputs: int) -> Int8:
     """Round a kernel [*in, *out] with ``inputs`` input axes to 255 levels per output channel, symmetric about 0."""
-    kernel = kernel.astype(jnp.float32)
-    step = jnp.max(jnp.abs(kernel), axis=tuple(range(inputs)), keepdims=True) / 127
-    level = jnp.round(kernel / jnp.where(step == 0, 1, step))
+    return round_to_int8(kernel, tuple(range(inputs)))
+
+
+def round_to_int8(x: Array, axes: tuple[int, ...]) -> Int8:
+    """Round to 255 levels, symmetric about 0, whose step all entries along ``axes`` share."""
+    x = x.astype(jnp.float32)
+    step = jnp.max(jnp.abs(x), axis=axes, keepdims=True) / 127
+    level = jnp.round(x / jnp.where(step == 0, 1, step))
     return Int8(level=level.astype(jnp.int8), step=step)
 
 

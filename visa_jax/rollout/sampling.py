@@ -24,15 +24,33 @@ def truncate(logits_BV: jax.Array, *, top_k: int = 0, top_p=1.0, min_p=0.0) -> j
     """
     if 0 < top_k < logits_BV.shape[-1]:
         logits_BV = _keep(logits_BV, jax.lax.top_k(logits_BV, top_k)[0][:, -1:])
-    if not _is_off(top_p, 1.0):
+    if not is_off(top_p, 1.0):
         ranked = -jnp.sort(-logits_BV, axis=-1)
         prob = jax.nn.softmax(ranked, axis=-1)
         before = jnp.cumsum(prob, axis=-1) - prob
         inside = (before < top_p) | (jnp.arange(ranked.shape[-1]) == 0)[None, :]
         logits_BV = _keep(logits_BV, jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True))
-    if not _is_off(min_p, 0.0):
+    if not is_off(min_p, 0.0):
         logits_BV = _keep(logits_BV, jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(min_p))
     return logits_BV
+
+
+def penalize(logits_BV: jax.Array, seen_BV: jax.Array, repetition_penalty) -> jax.Array:
+    """Logits of tokens that are there already, divided by the penalty where positive and multiplied where not.
+
+    Keskar et al. 2019, section 4.1, in the form of transformers and vLLM, which lowers negative logits too.
+
+    Args:
+        seen_BV: bool, tokens of the row's prompt or of its completion so far (``mark``).
+        repetition_penalty: above 0; above 1 makes repetition rarer, 1 changes nothing. May be traced.
+    """
+    lowered_BV = jnp.where(logits_BV > 0, logits_BV / repetition_penalty, logits_BV * repetition_penalty)
+    return jnp.where(seen_BV, lowered_BV, logits_BV)
+
+
+def mark(seen_BV: jax.Array, token_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """``seen_BV`` with the tokens that ``mask_BT`` counts; padding marks nothing."""
+    return seen_BV.at[jnp.arange(seen_BV.shape[0])[:, None], token_BT].max(mask_BT)
 
 
 def sample_token(
@@ -43,24 +61,33 @@ def sample_token(
     top_k: int = 0,
     top_p=1.0,
     min_p=0.0,
+    repetition_penalty=1.0,
+    seen_BV: jax.Array | None = None,
     noise_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Draw one token per row: ``(token_B int32, logp_B float32)``.
 
-    ``logp`` is the log-softmax of logits / temperature *before* any truncation, which is what an
-    update recomputes. Temperature 0 takes the largest logit and gives ``logp`` at temperature 1.
+    ``logp`` is the log-softmax of logits / temperature *before* penalty and truncation, which is what an
+    update recomputes; with either of them it is therefore not the probability that the token was drawn with.
+    Temperature 0 takes the largest (penalized) logit and gives ``logp`` at temperature 1.
     One uniform number per row is looked up in the cumulative distribution: far cheaper than noise
     for every entry of the vocabulary. ``temperature`` may be traced. With ``noise_B`` (int32 [B]) a
-    row's number depends on the key and its entry alone: equal entries draw alike, whatever the batch.
+    row's number depends on the key and its entry alone: equal entries draw alike, whatever the batch;
+    ``key`` may then be one for each row, [B]. ``seen_BV`` is what a penalty counts (``penalize``).
     """
     scaled_BV = scale_logits(logits_BV, temperature)
-    kept_BV = truncate(scaled_BV, top_k=top_k, top_p=top_p, min_p=min_p)
+    allowed_BV, kept_BV = logits_BV, scaled_BV
+    if not is_off(repetition_penalty, 1.0):
+        allowed_BV = penalize(logits_BV, seen_BV, repetition_penalty)
+        kept_BV = scale_logits(allowed_BV, temperature)
+    kept_BV = truncate(kept_BV, top_k=top_k, top_p=top_p, min_p=min_p)
     if noise_B is None:
         uniform_B1 = jax.random.uniform(key, (logits_BV.shape[0], 1))
     else:
-        uniform_B1 = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (1,)))(noise_B)
+        row_keys_B = jax.vmap(jax.random.fold_in)(jnp.broadcast_to(key, noise_B.shape), noise_B)
+        uniform_B1 = jax.vmap(lambda row_key: jax.random.uniform(row_key, (1,)))(row_keys_B)
     drawn_B, logsumexp_B1 = _look_up(kept_BV, uniform_B1)
-    token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
+    token_B = jnp.where(jnp.asarray(temperature) > 0, drawn_B, _largest(allowed_BV)).astype(jnp.int32)
     if kept_BV is not scaled_BV:
         return token_B, token_logps(scaled_BV, token_B)
     return token_B, (jnp.take_along_axis(scaled_BV, token_B[:, None], axis=-1) - logsumexp_B1)[:, 0]
@@ -72,11 +99,8 @@ def _look_up(logits_BV, uniform_B1):
     First among blocks of the vocabulary, then within one block: a cumulative sum over all of it costs several times
     as much as the rest together on CPU. An entry of -inf is never found, rounding or not.
     """
-    rows, size = logits_BV.shape
-    short = -size % BLOCK
-    padded = jnp.pad(logits_BV, ((0, 0), (0, short)), constant_values=-jnp.inf) if short else logits_BV
     top_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    block_BNX = padded.reshape(rows, -1, BLOCK)
+    block_BNX = _blocks(logits_BV)
     cumulative_BN = jnp.cumsum(jnp.sum(jnp.exp(block_BNX - top_B1[:, :, None]), axis=-1), axis=-1)
     sought_B1 = uniform_B1 * cumulative_BN[:, -1:]
     number_B1 = jnp.sum(cumulative_BN <= sought_B1, axis=-1, keepdims=True)
@@ -88,9 +112,25 @@ def _look_up(logits_BV, uniform_B1):
     return token_B, top_B1 + jnp.log(cumulative_BN[:, -1:])
 
 
+def _largest(logits_BV):
+    """argmax, the first of equals, in two levels: over the whole vocabulary at once it is far slower on CPU."""
+    block_BNX = _blocks(logits_BV)
+    number_B1 = jnp.argmax(jnp.max(block_BNX, axis=-1), axis=-1, keepdims=True)
+    block_BX = jnp.take_along_axis(block_BNX, number_B1[:, :, None], axis=1)[:, 0]
+    return number_B1[:, 0] * BLOCK + jnp.argmax(block_BX, axis=-1)
+
+
+def _blocks(logits_BV):
+    """[B, V / BLOCK, BLOCK], filled up with -inf."""
+    short = -logits_BV.shape[1] % BLOCK
+    padded = jnp.pad(logits_BV, ((0, 0), (0, short)), constant_values=-jnp.inf) if short else logits_BV
+    return padded.reshape(logits_BV.shape[0], -1, BLOCK)
+
+
 def _keep(logits_BV, threshold_B1):
     return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
 
 
-def _is_off(setting, off):
+def is_off(setting, off) -> bool:
+    """Whether a setting is known to do nothing when the program is made; a traced one is not."""
     return isinstance(setting, int | float) and setting == off
