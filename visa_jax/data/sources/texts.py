@@ -193,7 +193,7 @@ class _Texts:
         ]
 
     def _lowest(self) -> float:
-        """The lowest target that the labels give a meaning: 0 where none of them is negative, as presence labels are."""
+        """The lowest target with a meaning: 0 where no label is negative, as presence labels are."""
         return min([0.0, *(float(row.value.min()) for row in self.values.rows["train"] if row.value is not None)])
 
     def scored(self, n: int, seed: int, split: str) -> list[ScoredAnswer]:
