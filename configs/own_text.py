@@ -21,7 +21,7 @@ SUPERVISED = {
     "base": ("base", 24000, 600, 24, 3e-3),
     "detector": ("detector", 8000, 1, 48, 1e-3),  # solved, not trained: see RIDGE
     "analyzer": ("analyzer", 8000, 150, 32, 1e-3),
-    "visa_sft": ("visa_sft", 12000, 200, 32, 1e-3),
+    "visa_sft": ("visa_sft", 6400, 200, 32, 1e-3),
     "moc_sft": ("moc_sft", 11000, 200, 48, 1e-3),
     "reward": ("reward_model", 8000, 150, 48, 1e-3),
 }

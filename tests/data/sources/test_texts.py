@@ -98,19 +98,21 @@ def test_sft_pairs_are_other_answers_to_the_same_question(source):
 
 
 def test_with_a_detector_a_reference_keeps_sentences_of_its_source(tmp_path):
-    config = config_of(tmp_path, make_rows(), test_share=0.25)
+    long = [row | {"answer": row["answer"] + " So it is" + " and so" * 5 + "."} for row in make_rows()[::3]]
+    config = config_of(tmp_path, make_rows() + long, test_share=0.25)
     rows = normalize_rows(read_table(config.path, FIELDS))
     source = make_source(config)
     body = make_body("rows", rows, source.tokenizer, SIZES, seed=0, test_share=0.25)
     told = {"safe.": 0, "fun.": 1, "others.": 2}
 
     def label(texts):
+        assert max(len(ids) for ids in source.tokenizer(texts)["input_ids"]) <= SIZES.text  # what a detector can read
         read = np.zeros((len(texts), 10), np.float32)
         for row, text in zip(read, texts, strict=True):
             row[[told[word] for word in text.split() if word in told]] = 1.0
         return read
 
-    pairs = make_text_source("rows", body, None, source.tokenizer, SIZES, label).visa_pairs(108, 0, "train")
+    pairs = make_text_source("rows", body, None, source.tokenizer, SIZES, label).visa_pairs(720, 0, "train")
     moved = []
     for pair in pairs:
         own, said = split_sentences(pair.source), split_sentences(pair.reference)
@@ -118,7 +120,7 @@ def test_with_a_detector_a_reference_keeps_sentences_of_its_source(tmp_path):
         target, before, after = np.asarray(pair.target), label([pair.source])[0], label([pair.reference])[0]
         assert np.linalg.norm(after - target) <= np.linalg.norm(before - target)
         moved += [after[i] for i in (0, 1, 2) if target[i] == 1 and before[i] < 1]
-    assert len(moved) > 10 and np.mean(moved) > 0.9  # a value that is asked for and can be said is said
+    assert len(moved) > 40 and np.mean(moved) > 0.75  # a value that is asked for and can be said is said
 
 
 def test_entailment_labels_stand_at_the_stops(source):

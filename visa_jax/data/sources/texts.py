@@ -150,7 +150,7 @@ class _Texts:
         """Source and reference are answers to one question, the target is the reference's values.
 
         With a detector that reads any text, the target is drawn as RL draws it, and the reference is what comes nearest
-        to it among ``CANDIDATES`` texts that join some of the source's sentences with some of another answer's, every
+        to it among ``CANDIDATES`` texts: the source, and such that join some of the source's sentences with some of another answer's, every
         other time one to another question: it shares a part of the source's facts, as on the testbed. From answers that
         share nothing SFT learns to ignore the source, and of the targets of RL the readings of plain answers hold
         few (LOG.md). Where no question has two answers the reference is the source itself, and such SFT only teaches
@@ -176,21 +176,21 @@ class _Texts:
         joined = []
         for row in drawn:
             same = answers[row.question] if row.question else [row.answer]
-            for k in range(CANDIDATES):
+            joined.append(row.answer)
+            for k in range(1, CANDIDATES):
                 other = same[rng.integers(len(same))] if k % 2 else rows[rng.integers(len(rows))].answer
                 joined.append(join_answers(rng, row.answer, other))
-        fits_NC = np.array([len(ids) < self.sizes.text for ids in self._encode(joined)]).reshape(n, CANDIDATES)
+        fits = [len(ids) < self.sizes.text for ids in self._encode(joined)]
+        joined = [
+            new if fit else drawn[i // CANDIDATES].answer for i, (new, fit) in enumerate(zip(joined, fits, strict=True))
+        ]
         value_NCM = self.label_fn(joined).reshape(n, CANDIDATES, len(VALUES))
         source_NM = self.label_fn([row.answer for row in drawn])
         target_NM = np.asarray(draw_target(jax.random.key(seed), source_NM, lowest=self._lowest()))
         distance_NC = np.linalg.norm(value_NCM - target_NM[:, None], axis=2)
-        best_N = np.where(fits_NC, distance_NC, np.inf).argmin(axis=1)
-        return [
-            VisaPair(row.question, row.answer, target, joined[i * CANDIDATES + best] if fits else row.answer)
-            for i, (row, target, best, fits) in enumerate(
-                zip(drawn, target_NM, best_N, fits_NC.any(axis=1), strict=True)
-            )
-        ]
+        best_N = np.arange(n) * CANDIDATES + distance_NC.argmin(axis=1)
+        parts = zip(drawn, target_NM, best_N, strict=True)
+        return [VisaPair(row.question, row.answer, target, joined[best]) for row, target, best in parts]
 
     def _lowest(self) -> float:
         """The lowest target with a meaning: 0 where no label is negative, as presence labels are."""
