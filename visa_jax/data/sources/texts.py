@@ -150,11 +150,10 @@ class _Texts:
         """Source and reference are answers to one question, the target is the reference's values.
 
         With a detector that reads any text, the target is drawn as RL draws it, and the reference is what comes nearest
-        to it among ``CANDIDATES`` texts: the source, and such that join some of the source's sentences with some of another answer's, every
-        other time one to another question: it shares a part of the source's facts, as on the testbed. From answers that
-        share nothing SFT learns to ignore the source, and of the targets of RL the readings of plain answers hold
-        few (LOG.md). Where no question has two answers the reference is the source itself, and such SFT only teaches
-        the form.
+        to it among ``CANDIDATES`` texts: the source, and such that join some of its sentences with some of another
+        answer's, every other time one to another question. It shares a part of the source's facts, as on the testbed:
+        from answers that share nothing SFT learns to ignore the source (LOG.md). Where no question has two answers and
+        there is no detector, the reference is the source itself, and such SFT only teaches the form.
         """
         if self.label_fn is not None:
             return self._nearest_pairs(n, seed, split)
