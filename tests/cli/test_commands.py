@@ -136,6 +136,18 @@ def test_a_penalty_leaves_no_word_twice(chain, call):
     assert len(set(held)) == len(held) and not set(held) & set(QUESTION.split())
 
 
+def test_flags_reach_the_program(chain, call, monkeypatch):
+    """An int8 cache draws as many words as a float one; what each flag says is handed on as it is."""
+    argv = ["generate", f"--model={chain.directory / 'base'}", f"--prompt={QUESTION}", "--max_new_tokens=8"]
+    code, out, _ = call(*argv, "--kv_cache_dtype=int8", "--json")
+    assert code == 0 and json.loads(out)["tokens"] == 8
+    said = dict(min_p=0.1, repetition_penalty=1.2, kv_cache_dtype="int8", top_k=5, top_p=0.9, temperature=0.7)
+    seen = {}
+    monkeypatch.setattr("visa_jax.cli.generate.complete", lambda *_, **settings: seen.update(settings) or ([], "end"))
+    assert call(*argv, "--stop=a", "--stop=b c", *(f"--{name}={level}" for name, level in said.items()))[0] == 0
+    assert {name: seen[name] for name in said} == said and seen["stop"] == ["a", "b c"]
+
+
 def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
     """The start of MOC answers without a preference; MOC is told it beside the prompt."""
     asked, told = [], []
