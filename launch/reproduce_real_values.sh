@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# VISA on real texts (docs/real_data.md): ValueBench answers, values as ValueEval'23 labels them. Two cores, 13 minutes.
+# VISA on real texts (docs/real_data.md): ValueBench answers, values as ValueEval'23 labels them. Two cores, less than 30 minutes.
 #
 #   bash launch/reproduce_real_values.sh DATA             DATA/valuebench and DATA/valueeval23; runs in runs/real_values
 #   bash launch/reproduce_real_values.sh DATA --tiny      200 rows, 3 steps: only shows that every part runs
