@@ -23,6 +23,7 @@ from visa_jax.evaluation.run import make_readers
 from visa_jax.training.roles import RoleConfig, role_functions
 
 READERS = {"valuebench": read_valuebench, "valueeval": read_valueeval, "truthfulqa": read_truthfulqa}
+BLOCKS = 8  # in which a quick try reads a file
 FORMATS = ("table", *READERS)
 
 
@@ -40,7 +41,7 @@ class DataConfig:
     sizes: SizeConfig = SizeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     test_share: float = 0.1  # of the questions
-    most_rows: int = 0  # of a file, half from each end, for a quick try; 0 = all
+    most_rows: int = 0  # of a file, from all over it, for a quick try; 0 = all
 
     def __post_init__(self):
         require(self.format in FORMATS, "format", f"{self.format!r} is not one of {', '.join(FORMATS)}")
@@ -90,8 +91,13 @@ def _read(config: DataConfig, path: str, kind: str) -> list[TextRow]:
 
 
 def _spread(rows: list[TextRow], most: int) -> list[TextRow]:
-    """At most ``most`` rows (0 = all), half of them from the end: a fixed split lies there."""
-    return rows[: most - most // 2] + rows[-(most // 2) :] if 1 < most < len(rows) else rows
+    """At most ``most`` rows (0 = all), in eight blocks over the file: a fixed split lies anywhere in it."""
+    if not 1 < most < len(rows):
+        return rows
+    size = -(-most // BLOCKS)
+    starts = np.linspace(0, len(rows) - size, BLOCKS).astype(int)
+    places = sorted({start + i for start in starts.tolist() for i in range(size)})
+    return [rows[place] for place in places[:most]]
 
 
 def _make_label_fn(value_run: str, source: Source) -> Callable[[list[str]], np.ndarray]:

@@ -150,6 +150,16 @@ def test_every_prompt_fits_its_window(source):
     encode_batch(source.tokenizer, [visa_prompt(*longest, np.ones(10))], source.lengths.visa_prompt)
 
 
+def test_a_quick_try_reads_all_over_the_file(tmp_path, capsys):
+    rows = [row | {"question": f"{row['question']} {i}"} for i, row in enumerate(make_rows())]
+    source = make_source(config_of(tmp_path, rows, most_rows=16, test_share=0.25))
+    assert "16 different rows" in capsys.readouterr().err
+    asked = source.questions(12, 0, "train") + source.questions(4, 0, "test")
+    places = sorted(int(question.split()[-1]) for question in asked)
+    assert len(places) == 16 and places[0] == 0 and places[-1] == 71
+    assert max(b - a for a, b in zip(places[:-1], places[1:], strict=True)) <= 10  # eight pairs over 72 rows
+
+
 def test_long_rows_are_counted_or_refused_never_cut(tmp_path, capsys):
     rows = make_rows()
     rows[5] |= {"answer": "bread " * 30 + "ends."}
