@@ -4,7 +4,7 @@
     visa-jax train --config=configs/real_values.py:part=visa,data=DATA --workdir=runs/real_values/visa
 
 The parts are those of `own_text.py`. ValueEval has presence labels alone, so every label is +1 or 0 and no target lies
-below 0. SFT's targets are the detector's readings of another model's answer to the same question. No oracle: everything
+below 0. SFT's targets are drawn as RL draws them, from the detector's readings. No oracle: everything
 is judged by a detector and an analyzer that learned from other questions than those that reward.
 Hardware: two CPU cores, less than 30 minutes. Expected figures: docs/real_data.md.
 """

@@ -184,8 +184,7 @@ class _Texts:
             new if fit else drawn[i // CANDIDATES].answer for i, (new, fit) in enumerate(zip(joined, fits, strict=True))
         ]
         value_NCM = self.label_fn(joined).reshape(n, CANDIDATES, len(VALUES))
-        source_NM = self.label_fn([row.answer for row in drawn])
-        target_NM = np.asarray(draw_target(jax.random.key(seed), source_NM, lowest=self._lowest()))
+        target_NM = np.asarray(draw_target(jax.random.key(seed), value_NCM[:, 0], lowest=self._lowest()))
         distance_NC = np.linalg.norm(value_NCM - target_NM[:, None], axis=2)
         best_N = np.arange(n) * CANDIDATES + distance_NC.argmin(axis=1)
         parts = zip(drawn, target_NM, best_N, strict=True)
