@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from visa_jax.types import LanguageModel, Prefix, PromptBatch
@@ -33,6 +34,19 @@ def table_lm():
             decode=decode,
             logits=lambda params, hidden: hidden @ params,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def chain():
+    """Make logits [V, V] of a table in which each token is followed by its link with near certainty."""
+
+    def make(*links, vocab: int) -> jax.Array:
+        table = np.full((vocab, vocab), -50.0, np.float32)
+        for last, following in links:
+            table[last, following] = 0.0
+        return jnp.asarray(table)
 
     return make
 

@@ -28,16 +28,8 @@ def jitted(lm, **settings):
     return jax.jit(functools.partial(generate, lm, end_id=END, pad_id=PAD, **settings))
 
 
-def chain(*links, vocab=6):
-    """Logits of a table in which each token is followed by its link with near certainty."""
-    table = np.full((vocab, vocab), -50.0, np.float32)
-    for last, following in links:
-        table[last, following] = 0.0
-    return jnp.asarray(table)
-
-
-def test_end_token_is_kept_and_nothing_counts_after_it(table_lm, prompt_batch):
-    lm, params = table_lm(6), chain((1, 2), (2, END), (END, 5), (4, END))
+def test_end_token_is_kept_and_nothing_counts_after_it(table_lm, prompt_batch, chain):
+    lm, params = table_lm(6), chain((1, 2), (2, END), (END, 5), (4, END), vocab=6)
     prompts = prompt_batch([[5, 1], [4, 5]], [2, 1])
     rollout = jitted(lm, group_size=2, max_new_tokens=4)(params, prompts, jax.random.key(0))
     expected = [[2, END, PAD, PAD]] * 2 + [[END, PAD, PAD, PAD]] * 2
@@ -46,18 +38,18 @@ def test_end_token_is_kept_and_nothing_counts_after_it(table_lm, prompt_batch):
     assert (np.asarray(rollout.logp_BT)[~np.asarray(rollout.mask_BT)] == 0).all()
 
 
-def test_a_completion_without_end_fills_the_length(table_lm, prompt_batch):
-    lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 2))
+def test_a_completion_without_end_fills_the_length(table_lm, prompt_batch, chain):
+    lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 2), vocab=6)
     rollout = jitted(lm, group_size=1, max_new_tokens=3)(params, prompt_batch([[1]]), jax.random.key(0))
     np.testing.assert_array_equal(rollout.completion_BT, [[2, 4, 2]])
     assert rollout.mask_BT.all()
 
 
 @pytest.mark.parametrize("starts, steps", [([4, 4], 0), ([1, 4], 1), ([5, 4], 6)])
-def test_early_stop_runs_no_more_steps_than_the_longest_row(table_lm, prompt_batch, starts, steps):
+def test_early_stop_runs_no_more_steps_than_the_longest_row(table_lm, prompt_batch, starts, steps, chain):
     seen = []
     lm = table_lm(6, on_decode=lambda step: seen.append(int(step)))
-    params = chain((4, END), (1, 2), (2, END), (5, 5))
+    params = chain((4, END), (1, 2), (2, END), (5, 5), vocab=6)
     rollout = jitted(lm, group_size=1, max_new_tokens=7)(params, prompt_batch([[s] for s in starts]), jax.random.key(0))
     jax.block_until_ready(rollout)
     jax.effects_barrier()
@@ -110,8 +102,8 @@ def test_chunks_cover_all_tokens_and_stay_near_their_size():
         assert 512 <= chunk < 2 * 512 and pieces * chunk - tokens < pieces
 
 
-def test_states_are_those_that_predict_each_token(table_lm, prompt_batch):
-    lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 5))
+def test_states_are_those_that_predict_each_token(table_lm, prompt_batch, chain):
+    lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 5), vocab=6)
     rollout = jitted(lm, group_size=2, max_new_tokens=3)(params, prompt_batch([[1]]), jax.random.key(0))
     _, state = completion_logps(lm, params, rollout)
     np.testing.assert_array_equal(jnp.argmax(state, axis=-1), [[1, 2, 4]] * 2)
@@ -145,8 +137,8 @@ def test_steps_and_groups_draw_with_fresh_noise(table_lm, prompt_batch):
     assert all(len(np.unique(row)) > 4 for row in tokens)
 
 
-def test_another_temperature_compiles_nothing(table_lm, prompt_batch, compiles):
-    lm, params, prompts = table_lm(6), chain((1, 2), (2, 1)), prompt_batch([[1]])
+def test_another_temperature_compiles_nothing(table_lm, prompt_batch, compiles, chain):
+    lm, params, prompts = table_lm(6), chain((1, 2), (2, 1), vocab=6), prompt_batch([[1]])
 
     @jax.jit
     def run(params, prompts, key, temperature):

@@ -75,15 +75,7 @@ def test_a_queue_gives_what_plain_generation_gives(decoder, prompts, temperature
     assert_same(run(params, prompts, jax.random.key(4), temperature), expected)
 
 
-def chain(*links, vocab=10):
-    """Logits of a table in which each token is followed by its link with near certainty."""
-    table = np.full((vocab, vocab), -50.0, np.float32)
-    for last, following in links:
-        table[last, following] = 0.0
-    return jnp.asarray(table)
-
-
-def test_a_long_row_holds_nobody(table_lm, prompt_batch):
+def test_a_long_row_holds_nobody(table_lm, prompt_batch, chain):
     """Two slots; after 9 come 8 7 6 5 4 3 (the end), so prompts of 9, 5, 5, 5 get 6, 2, 2, 2 tokens.
 
     The first token of each comes with its prompt. While the long row is fed 5 times, the other slot serves the others:
@@ -91,7 +83,7 @@ def test_a_long_row_holds_nobody(table_lm, prompt_batch):
     """
     seen = []
     lm = table_lm(10, on_decode=lambda step: seen.append(np.asarray(step).tolist()))
-    params = chain(*((k, k - 1) for k in range(4, 10)))
+    params = chain(*((k, k - 1) for k in range(4, 10)), vocab=10)
     run = make_queue(lm, slots=2, max_new_tokens=LENGTH, end_id=END, pad_id=PAD)
     told = run(params, prompt_batch([[9], [5], [5], [5]]), jax.random.key(0), 0.0)
     jax.effects_barrier()
@@ -102,14 +94,14 @@ def test_a_long_row_holds_nobody(table_lm, prompt_batch):
     assert sorted(seen)[:3] == [[0, 0], [1, 0], [2, 0]]  # the second slot begins anew each time
 
 
-def test_a_row_of_one_token_makes_room_at_once(table_lm, prompt_batch):
+def test_a_row_of_one_token_makes_room_at_once(table_lm, prompt_batch, chain):
     run = make_queue(table_lm(10), slots=1, max_new_tokens=LENGTH, end_id=END, pad_id=PAD)
-    told = run(chain((4, END), (5, 4)), prompt_batch([[4], [4], [5], [4]]), jax.random.key(0), 0.0)
+    told = run(chain((4, END), (5, 4), vocab=10), prompt_batch([[4], [4], [5], [4]]), jax.random.key(0), 0.0)
     np.testing.assert_array_equal(told.completion_BT[:, :3], [[3, 0, 0], [3, 0, 0], [4, 3, 0], [3, 0, 0]])
 
 
-def test_a_queue_compiles_nothing_for_other_prompts(table_lm, prompt_batch, compiles):
-    params = chain(*((k, k - 1) for k in range(4, 10)))
+def test_a_queue_compiles_nothing_for_other_prompts(table_lm, prompt_batch, compiles, chain):
+    params = chain(*((k, k - 1) for k in range(4, 10)), vocab=10)
     run = make_queue(table_lm(10), slots=2, max_new_tokens=LENGTH, end_id=END, pad_id=PAD)
     first, second = prompt_batch([[9], [5], [5]]), prompt_batch([[4], [7], [6], [9], [8]])
     run(params, first, jax.random.key(0), 0.0)
@@ -151,9 +143,9 @@ def test_the_fewest_tokens_that_hold_a_stop_string():
 
 @pytest.mark.parametrize("every", [1, 2, 3, 100])
 @pytest.mark.parametrize("slots", [1, 3])
-def test_rows_stop_at_their_string_however_often_one_looks(table_lm, prompt_batch, every, slots):
+def test_rows_stop_at_their_string_however_often_one_looks(table_lm, prompt_batch, every, slots, chain):
     """9 g f e d c bc: "fed" ends rows of 9 and 8 early; the row of 6 never holds it and goes on to its end."""
-    params = chain((9, 8), (8, 7), (7, 6), (6, 5), (5, 4), (4, END))
+    params = chain((9, 8), (8, 7), (7, 6), (6, 5), (5, 4), (4, END), vocab=10)
     settings = dict(slots=slots, max_new_tokens=LENGTH, end_id=END, pad_id=PAD, stop_every=every)
     run = make_queue(table_lm(10), stop=["never", "fed"], read_fn=read, **settings)
     told = run(params, prompt_batch([[9], [6], [9], [8]]), jax.random.key(0), 0.0)
@@ -166,18 +158,18 @@ def test_rows_stop_at_their_string_however_often_one_looks(table_lm, prompt_batc
     assert (told.logp_BT[~told.mask_BT] == 0).all()
 
 
-def test_stopped_rows_cost_no_more_steps(table_lm, prompt_batch):
+def test_stopped_rows_cost_no_more_steps(table_lm, prompt_batch, chain):
     seen = []
     lm = table_lm(10, on_decode=lambda step: seen.append(np.asarray(step).tolist()))
     settings = dict(slots=1, max_new_tokens=500, end_id=END, pad_id=PAD, stop_every=4)
     run = make_queue(lm, stop=["aaa"], read_fn=read, **settings)
-    told = run(chain((1, 1)), prompt_batch([[1]]), jax.random.key(0), 0.0)
+    told = run(chain((1, 1), vocab=10), prompt_batch([[1]]), jax.random.key(0), 0.0)
     jax.effects_barrier()
     assert told.mask_BT.sum() == 3 and len(seen) == 4
 
 
-def test_completing_one_prompt_says_why_it_ended(table_lm):
-    params, lm = chain((9, 8), (8, 7), (7, 6), (6, 5), (5, 4), (4, END)), table_lm(10)
+def test_completing_one_prompt_says_why_it_ended(table_lm, chain):
+    params, lm = chain((9, 8), (8, 7), (7, 6), (6, 5), (5, 4), (4, END), vocab=10), table_lm(10)
 
     def told(length=LENGTH, stop=()):
         settings = dict(max_new_tokens=length, end_id=END, pad_id=PAD, stop=stop, read_fn=read)
