@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_readers, make_sampler
 from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
-from visa_jax.models import make_decoder
+from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward
@@ -31,6 +32,7 @@ from visa_jax.rewards.entailment import make_consistency, make_entailment
 from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
+from visa_jax.training.placement import policy_axes
 from visa_jax.training.policy import make_policy_fn
 from visa_jax.training.roles import RoleConfig, decoder_config, role_functions, stop_id
 from visa_jax.types import LanguageModel, Params, PromptBatch
@@ -115,6 +117,7 @@ class VisaParts(NamedTuple):
 
     config: VisaTrainConfig
     source: Source
+    decoder: DecoderConfig  # of the policy
     lm: LanguageModel
     readers: Readers
     base: Params
@@ -130,6 +133,7 @@ class MocParts(NamedTuple):
 
     config: MocTrainConfig
     source: Source
+    decoder: DecoderConfig  # of the policy
     lm: LanguageModel
     readers: Readers
     start: Params
@@ -151,13 +155,15 @@ def open_visa(config: VisaTrainConfig) -> VisaParts:
         role: open_run(getattr(config.runs, role), f"config.runs.{role}", kind) for role, kind in _VISA_KINDS.items()
     }
     policy_role = role_of(runs["start"])
-    lm, _ = make_decoder(decoder_config(source, policy_role.trunk))
+    decoder = decoder_config(source, policy_role.trunk)
+    lm, _ = make_decoder(decoder)
     functions = {role: role_functions(source, role_of(runs[role]))[role] for role in ("detector", "analyzer")}
     functions["entailment"] = make_entailment(*functions["analyzer"], stop_id=stop_id(source))
     pairs = [reward_and_judge(runs[role]) for role in ("detector", "analyzer")]
     return VisaParts(
         config=config,
         source=source,
+        decoder=decoder,
         lm=lm,
         readers=make_readers(source, functions["detector"], functions["entailment"], None),
         base=runs["base"].params,
@@ -258,6 +264,7 @@ def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
         max_new_tokens=source.lengths.text,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
+        axes_fn=functools.partial(policy_axes, config=parts.decoder),
     )
     return experiment, {"decoder": parts.start}, method.init()
 
@@ -285,6 +292,7 @@ def open_moc(config: MocTrainConfig) -> MocParts:
     return MocParts(
         config=config,
         source=source,
+        decoder=decoder,
         lm=lm,
         readers=make_readers(source, None, None, score),
         start=params,
@@ -331,6 +339,7 @@ def make_moc(parts: MocParts) -> tuple[Experiment, Params, Any]:
         max_new_tokens=source.lengths.answer,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
+        axes_fn=functools.partial(policy_axes, config=parts.decoder),
     )
     params = {"decoder": parts.start} | ({"critic": critic_params} if method.signals else {})
     return experiment, params, method.init(jnp.asarray(scale_samples(parts, questions)))
