@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -39,10 +40,15 @@ from visa_jax.models.layers import (
     rope_angles,
     soft_cap,
 )
-from visa_jax.parallel import constrain, gather
+from visa_jax.parallel import constrain, gather, per_device
 from visa_jax.types import Array, LanguageModel, Prefix
 
 TABLE = ("vocab", "embed")
+PROJECTED = (  # query, key and value as they are projected
+    ("batch", "length", "heads", "head_dim"),
+    ("batch", "length", "kv_heads", "head_dim"),
+    ("batch", "length", "kv_heads", "head_dim"),
+)
 DTYPES = ("float32", "bfloat16", "float16")
 REMATS = ("none", "full", "dots")
 NORMS = ("rms", "rms_plus_one", "layer")
@@ -265,13 +271,17 @@ class Decoder(nnx.Module):
         prefix = 0 if shared is None else shared[0].shape[2]
         name = choose(config, self.platform, tokens, prefix).name
         if name == "cudnn":
-            return cudnn(query, key, value, view.bias, _seen(shared, view), causal=config.causal)
+            bias, seen = jnp.broadcast_to(view.bias, (query.shape[0], *view.bias.shape[1:])), _seen(shared, view)
+            axes = (*PROJECTED, ("batch", "length", "length"), _shared_axes(seen))
+            attend_fn = functools.partial(cudnn, causal=config.causal)
+            return per_device(attend_fn, axes, PROJECTED[0])(query, key, value, bias, seen)
         if name == "splash":
             from visa_jax.models.splash import splash  # here, for it imports Pallas
 
             def through(window):
                 seen = dict(causal=config.causal, window=window, cap=config.attention_cap)
-                return lambda *arrays: splash(*arrays, **seen)
+                axes = (*PROJECTED, ("batch", "length"), _shared_axes(shared))
+                return per_device(functools.partial(splash, **seen), axes, PROJECTED[0])
 
             arrays, wide = (query, key, value, segment_BT, shared), through(None)
             if not narrow(config.window, tokens, prefix):
@@ -311,6 +321,14 @@ class Decoder(nnx.Module):
                 kept.append(kept_here)
             kept = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         return self.norm(x), kept
+
+
+def _shared_axes(shared):
+    """Axes of a layer's part of ``prefix_layers``."""
+    if shared is None:
+        return None
+    keys = ("batch", "kv_heads", "length", "head_dim")
+    return (keys, keys, ("batch", *("length",) * (shared[2].ndim - 1)))
 
 
 def _remat(body, policy):

@@ -169,6 +169,35 @@ def gather(x: jax.Array, axes: Sequence[str | None], dtype) -> jax.Array:
     return whole(x)
 
 
+def per_device(fn: Callable, in_axes: Any, out_axes: Sequence[str | None]) -> Callable:
+    """``fn`` called by every device with its own pieces: for kernels, which the compiler cannot cut.
+
+    ``in_axes``: one entry per argument, a tree of names like the argument. A mesh axis that does not divide every array
+    alike is left whole. Without an active mesh, ``fn`` itself.
+    """
+    now = _ACTIVE.get()
+    if now is None:
+        return fn
+
+    def placed(*arrays):
+        names = jax.tree.leaves(in_axes, is_leaf=is_axes)
+        whole = set()
+        for axes, x in zip(names, jax.tree.leaves(arrays), strict=True):
+            for target, size in zip(spec(axes, ACTIVATION_RULES), x.shape, strict=True):
+                whole.update(_names(target) if size % _pieces(now.mesh, target) else ())
+
+        def fitting(axes):
+            kept = (tuple(n for n in _names(target) if n not in whole) for target in spec(axes, ACTIVATION_RULES))
+            return PartitionSpec(*(names or None for names in kept))
+
+        in_specs = jax.tree.map(fitting, tuple(in_axes), is_leaf=is_axes)
+        # check_vma: kernels do not say over which axes their results vary
+        run = jax.shard_map(fn, mesh=now.mesh, in_specs=in_specs, out_specs=fitting(out_axes), check_vma=False)
+        return run(*arrays)
+
+    return placed
+
+
 def is_axes(x: Any) -> bool:
     """Whether ``x`` is a leaf of a tree of axes: a tuple of names."""
     return type(x) is tuple and all(entry is None or isinstance(entry, str) for entry in x)
