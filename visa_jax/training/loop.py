@@ -19,7 +19,7 @@ import numpy as np
 
 from visa_jax.parallel import MeshConfig
 from visa_jax.training.experiment import Experiment, LoopConfig
-from visa_jax.training.meshed import make_meshed
+from visa_jax.training.meshed import make_meshed, start_meshed
 from visa_jax.training.metrics import check_finite
 from visa_jax.training.pmapped import make_pmapped
 from visa_jax.training.programs import Programs, make_jitted, run_optimizer
@@ -38,9 +38,12 @@ def make_programs(experiment: Experiment, config: LoopConfig, state: TrainState)
     """
     if config.mesh.way != "jit":
         return make_pmapped(experiment, config, state)
-    if config.mesh == MeshConfig():
-        return make_jitted(experiment, config)
-    return make_meshed(experiment, config, state)
+    return (make_meshed if is_meshed(config.mesh) else make_jitted)(experiment, config, state)
+
+
+def is_meshed(mesh: MeshConfig) -> bool:
+    """Whether programs are jitted for several devices."""
+    return mesh.way == "jit" and mesh != MeshConfig()
 
 
 class Hooks(NamedTuple):
@@ -55,8 +58,11 @@ class Hooks(NamedTuple):
 def start(experiment: Experiment, config: LoopConfig, params: Params, method_state, key: jax.Array) -> TrainState:
     """The state at step 0. Copied, for the update donates its state.
 
-    Put on the device explicitly, as what comes out of the update is: else each program compiles again at step 2.
+    Put on the device explicitly, as what comes out of the update is: else each program compiles again at step 2. On a
+    mesh it is laid out there; under pmap ``train`` does that, and checkpoints hold it as it is on one device.
     """
+    if is_meshed(config.mesh):
+        return start_meshed(experiment, config, params, method_state, key)
     params, method_state = jax.tree.map(jax.numpy.copy, (params, method_state))
     return jax.device_put(init_state(params, run_optimizer(config), method_state, key), jax.local_devices()[0])
 

@@ -1,6 +1,7 @@
 """The programs of a run on a mesh: the same functions, jitted for arrays that lie in pieces."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from visa_jax.parallel.axes import ACTIVATION_RULES, ROLLOUT_RULES, constrain_params, on_mesh, spec
@@ -9,8 +10,28 @@ from visa_jax.rewards.base import stack_rewards
 from visa_jax.training import placement
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.programs import Programs, make_rollout, run_optimizer, update_choices
+from visa_jax.training.state import init_state
 from visa_jax.training.update import make_update
-from visa_jax.types import Rollout, TrainState
+from visa_jax.types import Array, Params, Rollout, TrainState
+
+
+def start_meshed(experiment: Experiment, config: LoopConfig, params: Params, method_state, key: Array) -> TrainState:
+    """The state at step 0, laid out: no device ever holds more than its pieces of the optimizer's moments.
+
+    ``params`` are copied, for the update donates its state. Raises as ``make_meshed``.
+    """
+    mesh, optimizer = make_mesh(config.mesh), run_optimizer(config)
+    abstract = jax.eval_shape(lambda *args: init_state(args[0], optimizer, *args[1:]), params, method_state, key)
+    held = state_shardings(experiment, abstract, mesh)
+    params = jax.tree.map(jnp.copy, placement.place(params, held.params))
+    opt_state = jax.jit(optimizer.init, out_shardings=held.opt_state)(params)
+    step, method_state, key = placement.place_whole((jnp.int32(0), method_state, key), mesh)
+    return TrainState(step=step, params=params, opt_state=opt_state, method_state=method_state, key=key)
+
+
+def state_shardings(experiment: Experiment, state: TrainState, mesh: Mesh) -> TrainState:
+    """Where each array of a state lies; ``state`` may be abstract."""
+    return placement.shardings(state, placement.state_axes(state, experiment.axes_fn(state.params)), mesh)
 
 
 def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, mesh: Mesh | None = None) -> Programs:
@@ -24,8 +45,7 @@ def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, m
     """
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     placement.require_rows(config.prompts_per_step, config.minibatches * config.micro_batches, row_shards(mesh))
-    axes = placement.state_axes(state, experiment.axes_fn(state.params))
-    held = placement.shardings(state, axes, mesh)
+    held = state_shardings(experiment, state, mesh)
     rows = NamedSharding(mesh, spec(("batch",), ACTIVATION_RULES))
     everywhere = NamedSharding(mesh, PartitionSpec())
     draw = make_rollout(experiment, config)

@@ -52,15 +52,17 @@ def shardings(tree: Any, axes: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> A
 
 
 def place(tree: Any, where: Any) -> Any:
-    """``tree`` with each leaf laid by the sharding at its place in ``where``; on several processes each lays its part.
+    """``tree`` with each leaf laid by the sharding at its place in ``where``; what lies there already stays as it is.
 
-    Copies: the caller's arrays stay whatever happens to these.
+    On several processes each has the whole array, or its part of it, and lays what its devices hold.
     """
 
     def one(leaf, to):
         if _is_key(leaf):
-            data = place(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
+            data = one(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
             return jax.random.wrap_key_data(data)
+        if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, to)
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, to, lambda index: whole[index])
 

@@ -10,6 +10,7 @@ from visa_jax.rollout import generate
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.optimizer import make_optimizer
 from visa_jax.training.update import make_update
+from visa_jax.types import TrainState
 
 
 class Programs(NamedTuple):
@@ -58,8 +59,9 @@ def update_choices(experiment: Experiment, config: LoopConfig) -> dict:
     )
 
 
-def make_jitted(experiment: Experiment, config: LoopConfig) -> Programs:
+def make_jitted(experiment: Experiment, config: LoopConfig, state: TrainState) -> Programs:
     """The programs on one device."""
+    del state  # its structure says nothing that is needed here
     choices = update_choices(experiment, config)
     update = make_update(experiment.method, experiment.policy_fn, run_optimizer(config), **choices)
     return Programs(
