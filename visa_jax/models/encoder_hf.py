@@ -20,6 +20,7 @@ from visa_jax.models.encoder import DTYPES, EncoderConfig, make_classifier, make
 from visa_jax.models.encoder_families import ENCODER_FAMILIES, EncoderFamily
 from visa_jax.models.heads import make_embedder
 from visa_jax.models.hf import fitting_family, load_tokenizer, read_fields, read_params, refuse_fields
+from visa_jax.models.hub import local_directory
 from visa_jax.models.layout import Path as ParamPath
 from visa_jax.models.layout import Slot, stored_shape, stored_tensors
 from visa_jax.models.weights import Weights, open_weights, read_json, write_json, write_weights
@@ -49,7 +50,8 @@ def load_encoder(
     """``(encoder, tokenizer)`` of a Hugging Face directory of a family in ENCODER_FAMILIES.
 
     Args:
-        directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer.
+        directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer; or a name on the
+            hub (``hub.local_directory``).
         param_dtype: of the parameters, float32 or bfloat16.
         sharding_fn: ``path of a parameter -> jax.sharding.Sharding``, None = the first device.
         dtype: of the computation.
@@ -58,9 +60,7 @@ def load_encoder(
         UserError: one line with the file and the field or tensor: missing, damaged, of an unknown architecture, of
             another shape, a tokenizer larger than the embedding. All is checked before a device holds anything.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory")
+    directory = local_directory(directory)
     family, config = read_encoder_config(directory, dtype=dtype)
     labels = read_labels(directory)[: config.classes]
     with open_weights(directory) as weights:

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from visa_jax.config import FieldError, UserError
 from visa_jax.models.decoder import DTYPES, DecoderConfig, make_decoder
 from visa_jax.models.families import FAMILIES, Family
+from visa_jax.models.hub import local_directory
 from visa_jax.models.layout import Path as ParamPath
 from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensors
 from visa_jax.models.weights import Weights, open_weights, read_json, write_json, write_weights
@@ -50,7 +51,8 @@ def load_pretrained(
     """``(model, tokenizer)`` of a Hugging Face directory of a family in FAMILIES.
 
     Args:
-        directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer.
+        directory: holds config.json, model.safetensors (or its shards with an index) and a tokenizer; or a name on the
+            hub (``hub.local_directory``).
         param_dtype, sharding_fn: of ``load_params``.
         check_fn: ``(DecoderConfig, tokenizer) -> None``, may refuse before a device holds anything.
         changes: fields of DecoderConfig that a directory does not settle: dtype, remat, scan_layers.
@@ -59,9 +61,7 @@ def load_pretrained(
         UserError: one line with the file and the field or tensor: missing, damaged, of another family or shape, a
             tokenizer larger than the embedding. All of it is checked before a device holds anything.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory")
+    directory = local_directory(directory)
     config = read_decoder_config(directory, **changes)
     family = read_family(directory)
     with open_weights(directory) as weights:
