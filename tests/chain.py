@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from visa_jax.cli.experiment import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig
-from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import make_source
-from visa_jax.cli.supervise import SuperviseConfig, supervise
+from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
 from visa_jax.cli.train import claim_workdir, open_parts, train_run
 from visa_jax.config import to_config_dict
 from visa_jax.evaluation import parts as quality
@@ -83,11 +82,11 @@ def build_chain(directory: Path) -> Path:
         patch.setattr(quality, "ROWS", 8)
         for name, (role, changes) in SUPERVISED.items():
             fit = FitConfig(steps=2, batch_size=4)
-            config = SuperviseConfig(role=RoleConfig(role=role, rows=8, trunk=TRUNK, fit=fit, **changes))
-            source = make_source(config.data)
+            role_config = RoleConfig(role=role, rows=8, trunk=TRUNK, fit=fit, **changes)
             needs_base = role in ("visa_sft", "moc_sft", "reward_model")
-            start = open_run(directory / "base", "start").params if needs_base else None
-            supervise(config, directory / name, source, start)
+            config = SuperviseConfig(role=role_config, start=str(directory / "base") if needs_base else "")
+            source = make_source(config.data)
+            supervise(config, directory / name, source, open_start(config, source))
     train(visa_config(directory), directory / "visa")
     train(moc_config(directory), directory / "moc")
     return directory
