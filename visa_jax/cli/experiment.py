@@ -167,13 +167,17 @@ def open_visa(config: VisaTrainConfig) -> VisaParts:
     source = make_source(config.data)
     runs = {role: open_run(getattr(config.runs, role), f"config.runs.{role}", role) for role in VISA_READERS}
     window, key = source.lengths.visa_prompt + source.lengths.text, jax.random.key(config.seed)
-    start = open_decoder(config.runs.start, "config.runs.start", ("visa_sft",), source, config.policy, window=window)
-    policy = make_policy(start, config.policy, key)
+    sizes = dict(window=window)
+    policy = make_policy(  # in one expression: a base of int8 must not stay in memory as it was read
+        open_decoder(config.runs.start, "config.runs.start", ("visa_sft",), source, config.policy, **sizes),
+        config.policy,
+        key,
+    )
     if config.runs.base == config.runs.start:  # one copy for both
         base, base_lm = policy.frozen, policy.lm
     else:
-        settings = dict(window=window, trained=False)
-        opened = open_decoder(config.runs.base, "config.runs.base", ("base",), source, config.policy, **settings)
+        sizes |= dict(trained=False)
+        opened = open_decoder(config.runs.base, "config.runs.base", ("base",), source, config.policy, **sizes)
         base = config.policy.freeze(opened.params)
         base_lm = policy.lm if opened.config == policy.config else make_decoder(opened.config)[0]
     sample = make_sampler(policy.lm, source, max_new_tokens=source.lengths.text)

@@ -139,9 +139,7 @@ class Template(NamedTuple):
     begin: str  # of a document
     separator: str  # of its parts
     end: str
-    slack: int = (
-        0  # tokens that joining can add: a word may be cut otherwise behind another
-    )
+    slack: int = 0  # tokens that joining can add: a word may be cut otherwise behind another
 
 
 def make_template(name: str, tokenizer: Any, chat: bool = False) -> Template:
