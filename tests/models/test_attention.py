@@ -18,6 +18,7 @@ from visa_jax.models.attention import Choice, choose, cudnn
 from visa_jax.models.cache import attend, causal_bias, heads_first, positions, same_segment, segments, windowed
 from visa_jax.models.layers import MASKED
 from visa_jax.models.splash import GroupMask, splash
+from visa_jax.parallel import MeshConfig, make_mesh, on_mesh
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 L, T, HEADS, KV, SIZE = 130, 140, 4, 2, 16  # two prompts of L, a group of two each; no multiple of a block
@@ -149,6 +150,32 @@ def test_a_decoder_through_splash_is_one_through_xla(tiny, build, tokens, choice
         return jax.jit(lm.extend)(params, prefix, completion, completion_mask)
 
     np.testing.assert_allclose(states("splash", "tpu"), states("xla", "cpu"), atol=2e-5)
+
+
+def test_a_kernel_on_a_mesh_has_each_device_its_rows_and_heads(tiny, build, tokens, monkeypatch):
+    """data 2 x tensor 2: the kernel is called with half of the rows and half of the heads, and numbers stay."""
+    called = []
+
+    def interpreted(query, *args, **choices):
+        called.append(query.shape)
+        return splash(query, *args, **choices, interpret=True)
+
+    monkeypatch.setattr("visa_jax.models.splash.splash", interpreted)
+    ids, completion, mask = tokens(1, 2, 12), tokens(2, 4, 10), jnp.ones((2, 12), bool)
+    params = build(tiny())[1]
+
+    def states(attention, platform, mesh):
+        lm, _ = make_decoder(tiny(attention=attention), platform)
+
+        def both(params):
+            return lm.extend(params, lm.prefill(params, ids, mask), completion, jnp.ones((4, 10), bool))
+
+        return jax.jit(on_mesh(both, mesh))(params)
+
+    on_four = states("splash", "tpu", make_mesh(MeshConfig(data=2, tensor=2)))
+    np.testing.assert_allclose(on_four, states("xla", "cpu", None), atol=2e-5)
+    config = tiny()
+    assert set(called) == {(rows, length, config.heads // 2, config.head_dim) for rows, length in ((1, 12), (2, 10))}
 
 
 @pytest.mark.parametrize("window", [None, 20])

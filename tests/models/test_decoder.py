@@ -250,7 +250,7 @@ def test_bfloat16_computes_narrow_and_stays_near(tiny, tokens, plain, build):
 def test_logical_axes_name_every_dimension(tiny, choices):
     config = tiny(**{**choices, "layers": 2})
     params, axes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0)), logical_axes(config)
-    sizes = dict(vocab=23, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, positions=512)
+    sizes = dict(vocab=23, embed=16, norm=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, positions=512)
     shapes = jax.tree.map(
         lambda names: tuple(sizes[name] for name in names), axes, is_leaf=lambda x: isinstance(x, tuple)
     )

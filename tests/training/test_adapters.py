@@ -12,7 +12,7 @@ from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.lora import LoraConfig, init_adapters
 from visa_jax.models.quantize import quantize_params
 from visa_jax.training.loop import Experiment, LoopConfig, make_programs, start
-from visa_jax.training.optimizer import OptimizerConfig, make_optimizer
+from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.policy import make_lora_join, make_policy_fn
 from visa_jax.types import PromptBatch, Scored
 
@@ -24,13 +24,12 @@ CONFIG = LoopConfig(steps=4, prompts_per_step=2, optimizer=OptimizerConfig(learn
 
 @pytest.fixture(params=["float", "int8", "nf4"])
 def parts(request):
-    """(programs, state at step 0, base, scored rows of a rollout by the policy, join_fn)."""
+    """(programs, state at step 0, base, scored rows of a rollout by the policy)."""
     lm, init_fn = make_decoder(
         DecoderConfig(vocab_size=23, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp_width=24)
     )
     base = init_fn(jax.random.key(0))
     base = base if request.param == "float" else quantize_params(base, request.param, block=8)
-    join_fn = make_lora_join(LORA)
     experiment = Experiment(
         method=METHOD,
         lm=lm,
@@ -41,10 +40,10 @@ def parts(request):
         max_new_tokens=5,
         end_id=2,
         pad_id=0,
-        join_fn=join_fn,
+        join_fn=make_lora_join(LORA),
     )
-    programs = make_programs(experiment, CONFIG, make_optimizer(CONFIG.optimizer, CONFIG.steps))
     state = start(experiment, CONFIG, {"decoder": init_adapters(jax.random.key(1), base, LORA)}, (), jax.random.key(2))
+    programs = make_programs(experiment, CONFIG, state)
     prompt = jnp.asarray(np.random.default_rng(0).integers(3, 23, (2, 6)), jnp.int32)
     prompts = PromptBatch(
         prompt_NL=prompt,
@@ -54,13 +53,13 @@ def parts(request):
         context_mask_NS=prompt > 0,
     )
     ref_params, prompts = jax.device_put(({"decoder": base}, prompts), jax.devices()[0])
-    rollout = programs.rollout(join_fn(state.params, ref_params), prompts, jax.random.key(3))
+    rollout = programs.rollout(state.params, ref_params, prompts, jax.random.key(3))
     reward_BK = jnp.asarray(np.random.default_rng(1).uniform(size=(4, 2)), jnp.float32)
-    return programs, state, ref_params, Scored(rollout=rollout, reward_BK=reward_BK), join_fn
+    return programs, state, ref_params, Scored(rollout=rollout, reward_BK=reward_BK)
 
 
 def test_a_step_moves_adapters_and_nothing_else(parts, compiles):
-    programs, state, ref_params, scored, join_fn = parts
+    programs, state, ref_params, scored = parts
     before = jax.tree.map(np.array, ref_params)
     adapters = jax.tree.map(np.array, state.params)
     state, metrics = programs.update(state, ref_params, scored)
@@ -79,19 +78,18 @@ def test_a_step_moves_adapters_and_nothing_else(parts, compiles):
 
 def test_rollouts_follow_the_adapters(parts, compiles):
     """The next rollout's log-probabilities are those the update computes, without a new compilation."""
-    programs, state, ref_params, scored, join_fn = parts
+    programs, state, ref_params, scored = parts
     state, _ = programs.update(state, ref_params, scored)
-    policy = join_fn(state.params, ref_params)
     prompts, key = scored.rollout.prompts, jax.random.key(4)
     compiles.reset()
-    rollout = programs.rollout(policy, prompts, key)
+    rollout = programs.rollout(state.params, ref_params, prompts, key)
     assert compiles.count == 0, compiles.names
-    off = programs.rollout(join_fn(jax.tree.map(jnp.zeros_like, state.params), ref_params), prompts, key)
+    off = programs.rollout(jax.tree.map(jnp.zeros_like, state.params), ref_params, prompts, key)
     assert not np.allclose(rollout.logp_BT, off.logp_BT, atol=1e-4)
 
 
 def test_a_checkpoint_holds_adapters_alone(parts, tmp_path):
-    _, state, _, _, _ = parts
+    _, state, _, _ = parts
     checkpoint.save(tmp_path, 1, state)
     again = checkpoint.restore(tmp_path, state)  # which refuses a leaf too many
     jax.tree.map(np.testing.assert_array_equal, again.params, state.params)

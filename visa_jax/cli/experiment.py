@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from visa_jax.rewards.entailment import make_consistency, make_entailment
 from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
+from visa_jax.training.placement import policy_axes
 from visa_jax.training.policy import PolicyConfig, make_lora_join, make_policy_fn
 from visa_jax.training.roles import RoleConfig, role_functions, stop_id
 from visa_jax.training.update import JoinFn, whole
@@ -303,6 +305,7 @@ def make_visa(parts: VisaParts) -> Started:
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
         join_fn=make_join(config.policy),
+        axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
     return Started(experiment, {"decoder": parts.policy.trained}, {"decoder": parts.policy.frozen}, method.init())
 
@@ -375,6 +378,7 @@ def make_moc(parts: MocParts) -> Started:
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
         join_fn=make_join(config.policy),
+        axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
     trained, reference = ({"decoder": params} | critic for params in (parts.policy.trained, parts.policy.frozen))
     return Started(experiment, trained, reference, method.init(jnp.asarray(scale_samples(parts, questions))))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from visa_jax.config import require
 from visa_jax.models.layers import MASKED, soft_cap
 from visa_jax.models.quantize import Int8, round_to_int8
+from visa_jax.parallel import constrain
 from visa_jax.types import Prefix
 
 KV_CACHE_DTYPES = ("auto", "int8")  # auto: that of the computation
@@ -127,6 +128,7 @@ def init_cache(prefix: Prefix, rows: int, length: int, dtype: str = "auto"):
     require(dtype in KV_CACHE_DTYPES, "kv_cache_dtype", f"{dtype!r} is none of {known}")
     layers, _, _, heads, size = prefix.key_XNLHC.shape
     empty = jnp.zeros((rows, heads, length, size), prefix.key_XNLHC.dtype)
+    empty = constrain(empty, "batch", "kv_heads", "length", "head_dim")
     shared = prefix_layers(prefix)
     if dtype == "int8":
         empty, shared = _round(empty), (*(_round(x) for x in shared[:2]), shared[2])

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from visa_jax.models.cache import (
     windowed,
 )
 from visa_jax.models.layers import (
+    FLOW,
     MASKED,
     Block,
     Linear,
@@ -38,8 +40,15 @@ from visa_jax.models.layers import (
     rope_angles,
     soft_cap,
 )
+from visa_jax.parallel import constrain, gather, per_device
 from visa_jax.types import Array, LanguageModel, Prefix
 
+TABLE = ("vocab", "embed")
+PROJECTED = (  # query, key and value as they are projected
+    ("batch", "length", "heads", "head_dim"),
+    ("batch", "length", "kv_heads", "head_dim"),
+    ("batch", "length", "kv_heads", "head_dim"),
+)
 DTYPES = ("float32", "bfloat16", "float16")
 REMATS = ("none", "full", "dots")
 NORMS = ("rms", "rms_plus_one", "layer")
@@ -131,7 +140,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, platform: str = "cpu"):
         self.config, self.platform = config, platform
         shape, std = (config.vocab_size, config.width), config.width**-0.5
-        self.embedding = declare(shape, ("vocab", "embed"), std=std)
+        self.embedding = declare(shape, TABLE, std=std)
         if config.positions == "learned":
             self.positions = declare((config.max_length, config.width), ("positions", "embed"), std=std)
         self.layers = nnx.vmap(lambda _: Block(config))(jnp.arange(config.layers))
@@ -211,21 +220,22 @@ class Decoder(nnx.Module):
     def logits(self, hidden):
         """float32 [..., V]."""
         if self.config.tie_embeddings:
-            table_VD, lead = self.embedding[...].astype(hidden.dtype), hidden.shape[:-1]
+            table_VD, lead = gather(self.embedding[...], TABLE, hidden.dtype), hidden.shape[:-1]
             rows, contract = hidden.reshape(-1, hidden.shape[-1]), (((1,), (1,)), ((), ()))
             logits = jax.lax.dot_general(rows, table_VD, contract, preferred_element_type=jnp.float32)
             logits = logits.reshape(*lead, -1)
         else:
             logits = self.output(hidden).astype(jnp.float32)
+        logits = constrain(logits, "batch", *("length",) * (logits.ndim - 2), "vocab")
         return soft_cap(logits, self.config.logit_cap)
 
     def _embed(self, tokens_BT, position_BT):
-        x_BTD = self.embedding[...].astype(self.config.dtype)[tokens_BT]
+        x_BTD = gather(self.embedding[...], TABLE, self.config.dtype)[tokens_BT]
         if self.config.scale_embedding:
             x_BTD = x_BTD * jnp.asarray(self.config.width**0.5, x_BTD.dtype)
         if self.config.positions == "learned":
-            x_BTD = x_BTD + self.positions[...].astype(x_BTD.dtype)[position_BT]
-        return x_BTD
+            x_BTD = x_BTD + gather(self.positions[...], ("positions", "embed"), x_BTD.dtype)[position_BT]
+        return constrain(x_BTD, *FLOW)
 
     def _views(self, position_BT, bias_BTS, key_position_BS=None, prefix=None) -> tuple[View, ...]:
         """The View of all layers, or where some are local and some not those of (the others, the local ones).
@@ -261,13 +271,17 @@ class Decoder(nnx.Module):
         prefix = 0 if shared is None else shared[0].shape[2]
         name = choose(config, self.platform, tokens, prefix).name
         if name == "cudnn":
-            return cudnn(query, key, value, view.bias, _seen(shared, view), causal=config.causal)
+            bias, seen = jnp.broadcast_to(view.bias, (query.shape[0], *view.bias.shape[1:])), _seen(shared, view)
+            axes = (*PROJECTED, ("batch", "length", "length"), _shared_axes(seen))
+            attend_fn = functools.partial(cudnn, causal=config.causal)
+            return per_device(attend_fn, axes, PROJECTED[0])(query, key, value, bias, seen)
         if name == "splash":
             from visa_jax.models.splash import splash  # here, for it imports Pallas
 
             def through(window):
                 seen = dict(causal=config.causal, window=window, cap=config.attention_cap)
-                return lambda *arrays: splash(*arrays, **seen)
+                axes = (*PROJECTED, ("batch", "length"), _shared_axes(shared))
+                return per_device(functools.partial(splash, **seen), axes, PROJECTED[0])
 
             arrays, wide = (query, key, value, segment_BT, shared), through(None)
             if not narrow(config.window, tokens, prefix):
@@ -307,6 +321,14 @@ class Decoder(nnx.Module):
                 kept.append(kept_here)
             kept = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         return self.norm(x), kept
+
+
+def _shared_axes(shared):
+    """Axes of a layer's part of ``prefix_layers``."""
+    if shared is None:
+        return None
+    keys = ("batch", "kv_heads", "length", "head_dim")
+    return (keys, keys, ("batch", *("length",) * (shared[2].ndim - 1)))
 
 
 def _remat(body, policy):

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from visa_jax.config import require
+from visa_jax.parallel import constrain, gather
+from visa_jax.parallel.axes import is_axes
 
+FLOW = ("batch", "length", "embed")  # the axes of what flows from block to block
 MASKED = -1e30  # finite, so that a fully masked row gives a mean and not NaN
 
 
@@ -112,7 +115,7 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 class Norm(nnx.Module):
     """``rms``: RMSNorm with a learned scale; ``rms_plus_one``: its scale is 1 + the parameter; ``layer``: LayerNorm."""
 
-    def __init__(self, width: int, eps: float, axis: str = "embed", kind: str = "rms"):
+    def __init__(self, width: int, eps: float, axis: str = "norm", kind: str = "rms"):
         self.scale = declare((width,), (axis,), mean=0.0 if kind == "rms_plus_one" else 1.0)
         self.bias = declare((width,), (axis,)) if kind == "layer" else None
         self.eps, self.kind = eps, kind
@@ -137,6 +140,15 @@ def product(x_ND: jax.Array, kernel) -> jax.Array:
     return x_ND @ kernel.astype(x_ND.dtype).reshape(x_ND.shape[1], -1)
 
 
+def gathered(kernel, axes: tuple[str, ...], inputs: int, dtype):
+    """A kernel, or each array of a record that stands for one, as a layer uses it on a mesh (``parallel.gather``)."""
+    if not hasattr(kernel, "product"):
+        return gather(kernel, axes, dtype)
+    names = jax.tree.leaves(kernel.axes(axes, inputs), is_leaf=is_axes)
+    leaves, tree = jax.tree.flatten(kernel)
+    return jax.tree.unflatten(tree, [gather(x, name, x.dtype) for x, name in zip(leaves, names, strict=True)])
+
+
 class Linear(nnx.Module):
     """x @ kernel + bias over the last ``inputs`` axes of x; kernel [*in, *out], or a record (see ``product``)."""
 
@@ -148,7 +160,8 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         # One plain matrix product over all tokens: the gradient of a kernel with several
         # leading axes is transposed on CPU and takes more than twice as long.
-        lead, kernel = x.shape[: x.ndim - self.inputs], self.kernel.get_value()
+        lead, axes = x.shape[: x.ndim - self.inputs], self.kernel.get_metadata()["axes"]
+        kernel = gathered(self.kernel.get_value(), axes, self.inputs, x.dtype)
         out_shape = kernel.shape[self.inputs :]
         out = product(x.reshape(math.prod(lead), -1), kernel)
         if self.bias is not None:
@@ -193,6 +206,8 @@ class Attention(nnx.Module):
     def project(self, x_BTD: jax.Array, angles) -> tuple[jax.Array, jax.Array, jax.Array]:
         """query [B, T, Q, C] and key, value [B, T, H, C], positions turned in unless ``angles`` is None."""
         query, key, value = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        query = constrain(query, "batch", "length", "heads", "head_dim")
+        key, value = (constrain(x, "batch", "length", "kv_heads", "head_dim") for x in (key, value))
         if self.query_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
@@ -215,8 +230,10 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         silu = self.activation == "silu"
         if self.gate is None:
-            return self.down(jax.nn.silu(self.up(x)) if silu else jax.nn.gelu(self.up(x), approximate=True))
-        return self.down((swiglu if silu else geglu)(self.gate(x), self.up(x)))
+            hidden = jax.nn.silu(self.up(x)) if silu else jax.nn.gelu(self.up(x), approximate=True)
+        else:
+            hidden = (swiglu if silu else geglu)(self.gate(x), self.up(x))
+        return self.down(constrain(hidden, "batch", "length", "mlp"))
 
 
 class Block(nnx.Module):
@@ -236,5 +253,7 @@ class Block(nnx.Module):
         out, kept = attend_fn(*self.attention.project(self.attention_norm(x_BTD), angles))
         added = self.attention.out(out)
         x_BTD = x_BTD + (added if self.attention_post_norm is None else self.attention_post_norm(added))
+        x_BTD = constrain(x_BTD, *FLOW)
         added = self.mlp(self.mlp_norm(x_BTD))
-        return x_BTD + (added if self.mlp_post_norm is None else self.mlp_post_norm(added)), kept
+        x_BTD = x_BTD + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
+        return constrain(x_BTD, *FLOW), kept

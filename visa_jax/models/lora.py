@@ -56,6 +56,12 @@ class LowRank:
         """Shape of the kernel."""
         return self.kernel.shape
 
+    def axes(self, names: tuple[str, ...], inputs: int) -> "LowRank":
+        """The record with axis names for arrays, of a kernel whose axes are ``names``, the first ``inputs`` inputs."""
+        inner = self.kernel.axes(names, inputs) if hasattr(self.kernel, "axes") else names
+        a, b = adapter_axes(names, inputs)
+        return dataclasses.replace(self, kernel=inner, a=a, b=b)
+
     def product(self, x_ND: Array) -> Array:
         """x W + scale · (x A) B; W + A B is never made."""
         narrow_NR = (x_ND @ self.a.astype(x_ND.dtype)) * self.scale
@@ -86,6 +92,11 @@ def init_adapters(key: Array, params: Params, config: LoraConfig) -> Params:
         adapters[*path[:-1], "a"] = noise * (3 * inputs) ** -0.5  # the variance of PEFT's uniform start
         adapters[*path[:-1], "b"] = jnp.zeros((*layers, config.rank, outputs))
     return unflatten_dict(adapters)
+
+
+def adapter_axes(names: tuple[str, ...], inputs: int) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Axes of (A, B) for a kernel whose axes are ``names``: several heads are one axis of an adapter."""
+    return (names[0], "rank"), ("rank", names[inputs])
 
 
 def attach(params: Params, adapters: Params, config: LoraConfig) -> Params:

@@ -73,6 +73,10 @@ class Int8(_Frozen):
         """Shape of the dense array."""
         return self.level.shape
 
+    def axes(self, names: tuple[str, ...], inputs: int) -> "Int8":
+        """The record with axis names for arrays, of a kernel whose axes are ``names``."""
+        return Int8(level=names, step=(None,) * inputs + names[inputs:])
+
     def dense(self) -> Array:
         """The array, float32; at most step / 2 from what it was made of."""
         return self.level.astype(jnp.float32) * self.step
@@ -89,6 +93,10 @@ class Nf4(_Frozen):
     packed: Array  # uint8 [inputs / 2, outputs], see ``pack``
     largest: Array  # float32 [inputs / block, outputs]: largest |kernel| of the block
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})  # of the kernel of one layer, [*in, *out]
+
+    def axes(self, names: tuple[str, ...], inputs: int) -> "Nf4":
+        """The record with axis names for arrays: all inputs are one axis, all outputs another."""
+        return dataclasses.replace(self, packed=(names[0], names[inputs]), largest=(names[0], names[inputs]))
 
     def dense(self) -> Array:
         """The kernel of one layer, float32; at most largest · half the distance of two codes off."""

@@ -48,6 +48,7 @@ def generate(
     end_id: int | tuple[int, ...],
     pad_id: int,
     noise_B: jax.Array | None = None,
+    places: tuple[jax.Array, int] | None = None,
     kv_cache_dtype: str = "auto",
 ) -> Rollout:
     """Completions [B, T] with B = N * group_size and T = max_new_tokens.
@@ -57,11 +58,12 @@ def generate(
     it is what an update recomputes, and not the probability of the draw. Step t draws with
     ``fold_in(key, t)``. Any of several end ids ends a row. ``temperature``, ``top_p``, ``min_p`` and
     ``repetition_penalty`` may be traced; the rest is static. ``noise_B``: rows with equal entries meet
-    the same noise (``sample_token``). ``kv_cache_dtype`` "int8" holds keys and values in eight bits, of
+    the same noise (``sample_token``). ``places``: these rows' places in a larger batch, whose noise they meet.
+    ``kv_cache_dtype`` "int8" holds keys and values in eight bits, of
     prompts and completions: ``logp_BT`` is then that of a slightly other model than an update's.
     """
     choice = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty)
-    choice |= dict(end_id=end_id, pad_id=pad_id)
+    choice |= dict(end_id=end_id, pad_id=pad_id, places=places)
     sizes = dict(group_size=group_size, max_new_tokens=max_new_tokens, kv_cache_dtype=kv_cache_dtype)
     rows = begin(lm, params, prompts, key, noise_B=noise_B, **sizes, **choice)
     rows = advance(lm, params, lm.unstack(params), rows, key, **choice)

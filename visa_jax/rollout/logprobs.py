@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from visa_jax.ops.numerics import LOGSUMEXP, token_logps
+from visa_jax.parallel import constrain
 from visa_jax.rollout.sampling import scale_logits
 from visa_jax.types import LanguageModel, Rollout
 
@@ -26,8 +27,8 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
     """``(logp_BT, state_BTD)`` of a rollout's completions at ``temperature`` (0 counts as 1).
 
     Args:
-        chunk: tokens whose logits exist at once, computed again in the backward pass; B·T or more holds all of
-            [B, T, V] and computes nothing twice. None: ``chunk_size``.
+        chunk: tokens whose logits exist at once (whole columns, at least one), computed again in the backward pass;
+            B·T or more holds all of [B, T, V] and computes nothing twice. None: ``chunk_size``.
 
     Returns:
         logp_BT: float32, 0 where masked.
@@ -39,17 +40,17 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
         state, token = pair
         return token_logps(scale_logits(lm.logits(params, state), temperature), token)
 
-    shape, tokens = rollout.completion_BT.shape, rollout.completion_BT.size
+    (rows, length), tokens = rollout.completion_BT.shape, rollout.completion_BT.size
     if chunk is None:
-        chunk = chunk_size(tokens, jax.eval_shape(lm.logits, params, state_BTD[0, 0]).shape[-1])
+        chunk = chunk_size(tokens, jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1])
     if chunk >= tokens:
         logp_BT = score((state_BTD, rollout.completion_BT))
     else:
-        pieces = -(-tokens // chunk)
-        pairs = (state_BTD.reshape(tokens, -1), rollout.completion_BT.reshape(tokens))
-        pairs = jax.tree.map(lambda x: _fold(x, pieces, chunk), pairs)
+        columns = max(chunk // rows, 1)
+        pairs = jax.tree.map(lambda x: _fold(x, columns), (state_BTD, rollout.completion_BT))
         keep_sums = jax.checkpoint_policies.save_only_these_names(LOGSUMEXP)
-        logp_BT = jax.lax.map(jax.checkpoint(score, policy=keep_sums), pairs).reshape(-1)[:tokens].reshape(shape)
+        logp_PBC = jax.lax.map(jax.checkpoint(score, policy=keep_sums), pairs)
+        logp_BT = jnp.moveaxis(logp_PBC, 0, 1).reshape(rows, -1)[:, :length]
     return jnp.where(rollout.mask_BT, logp_BT, 0.0), state_BTD
 
 
@@ -63,8 +64,11 @@ def chunk_size(tokens: int, vocabulary: int) -> int:
     return -(-tokens // max(tokens // max(CHUNK // vocabulary, LEAST), 1))
 
 
-def _fold(x, pieces, chunk):
-    """[tokens, ...] -> [pieces, chunk, ...], the last piece filled up with zeros."""
-    short = pieces * chunk - x.shape[0]
-    x = jnp.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1)) if short else x
-    return x.reshape(pieces, chunk, *x.shape[1:])
+def _fold(x_BT, columns):
+    """[B, T, ...] -> [pieces, B, columns, ...], the last piece filled up with zeros.
+
+    By columns: a piece has some of every row, so that on a mesh it is the work of all devices.
+    """
+    x_BT = jnp.pad(x_BT, [(0, 0), (0, -x_BT.shape[1] % columns)] + [(0, 0)] * (x_BT.ndim - 2))
+    x_BPC = x_BT.reshape(x_BT.shape[0], -1, columns, *x_BT.shape[2:])
+    return constrain(jnp.moveaxis(x_BPC, 1, 0), "pieces", "batch", *("length",) * (x_BT.ndim - 1))

@@ -64,6 +64,7 @@ def sample_token(
     repetition_penalty=1.0,
     seen_BV: jax.Array | None = None,
     noise_B: jax.Array | None = None,
+    places: tuple[jax.Array, int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Draw one token per row: ``(token_B int32, logp_B float32)``.
 
@@ -73,7 +74,8 @@ def sample_token(
     One uniform number per row is looked up in the cumulative distribution: far cheaper than noise
     for every entry of the vocabulary. ``temperature`` may be traced. With ``noise_B`` (int32 [B]) a
     row's number depends on the key and its entry alone: equal entries draw alike, whatever the batch;
-    ``key`` may then be one for each row, [B]. ``seen_BV`` is what a penalty counts (``penalize``).
+    ``key`` may then be one for each row, [B]. ``places`` is (int32 [B], size): the rows stand at these places of a
+    larger batch, and meet the noise that they would meet there. ``seen_BV`` is what a penalty counts (``penalize``).
     """
     scaled_BV = scale_logits(logits_BV, temperature)
     allowed_BV, kept_BV = logits_BV, scaled_BV
@@ -81,7 +83,9 @@ def sample_token(
         allowed_BV = penalize(logits_BV, seen_BV, repetition_penalty)
         kept_BV = scale_logits(allowed_BV, temperature)
     kept_BV = truncate(kept_BV, top_k=top_k, top_p=top_p, min_p=min_p)
-    if noise_B is None:
+    if places is not None:
+        uniform_B1 = jax.random.uniform(key, (places[1], 1))[places[0]]
+    elif noise_B is None:
         uniform_B1 = jax.random.uniform(key, (logits_BV.shape[0], 1))
     else:
         row_keys_B = jax.vmap(jax.random.fold_in)(jnp.broadcast_to(key, noise_B.shape), noise_B)

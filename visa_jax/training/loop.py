@@ -10,7 +10,6 @@ what an unbroken one would have drawn):
 5. metrics, samples, checkpoint; now and then an evaluation by the oracle
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,102 +17,30 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from visa_jax.config import require
-from visa_jax.methods.base import Method
-from visa_jax.rewards.base import Reward, stack_rewards
-from visa_jax.rollout import generate
+from visa_jax.parallel import MeshConfig
+from visa_jax.training.experiment import Experiment, LoopConfig
+from visa_jax.training.meshed import make_meshed
 from visa_jax.training.metrics import check_finite
-from visa_jax.training.optimizer import OptimizerConfig, make_optimizer
+from visa_jax.training.pmapped import make_pmapped
+from visa_jax.training.programs import Programs, make_jitted, run_optimizer
 from visa_jax.training.state import init_state
-from visa_jax.training.update import JoinFn, make_update, whole
-from visa_jax.types import LanguageModel, Params, PromptBatch, TrainState
+from visa_jax.types import Params, TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """Sizes of the RL loop."""
+def make_programs(experiment: Experiment, config: LoopConfig, state: TrainState) -> Programs:
+    """Jit (or pmap) at the edge, by ``config.mesh``. The update donates the old state.
 
-    steps: int = 200
-    prompts_per_step: int = 16
-    temperature: float = 1.0
-    epochs: int = 1  # passes over the rows of a step
-    minibatches: int = 1  # gradient steps a pass
-    micro_batches: int = 1  # pieces of a minibatch computed one after the other: less memory, the same gradient
-    evaluate_every: int = 25  # steps; 0 = never
-    checkpoint_every: int = 100  # steps; 0 = only at the end
-    optimizer: OptimizerConfig = OptimizerConfig()
+    Args:
+      state: the state at the start, for its structure.
 
-    def __post_init__(self):
-        require(self.steps >= 1, "steps", "must be at least 1")
-        require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
-        require(self.temperature > 0, "temperature", "must be > 0 to sample")
-        require(
-            self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,
-            "minibatches",
-            f"{self.prompts_per_step} prompts a step do not divide into {self.minibatches} minibatches",
-        )
-        require(
-            self.micro_batches >= 1 and self.prompts_per_step % (self.minibatches * self.micro_batches) == 0,
-            "micro_batches",
-            f"{self.prompts_per_step} prompts do not divide into {self.minibatches} x {self.micro_batches} pieces",
-        )
-
-
-class Experiment(NamedTuple):
-    """Everything a run is made of, assembled by ``cli``."""
-
-    method: Method
-    lm: LanguageModel
-    policy_fn: Callable  # training/policy.py
-    rewards: tuple[Reward, ...]
-    prompts_fn: Callable[[jax.Array, int], PromptBatch]  # (key, step) -> N prompts
-    group_size: int
-    max_new_tokens: int
-    end_id: int
-    pad_id: int
-    evaluate_fn: Callable[[Params], dict[str, float]] | None = None  # judged by the oracle; never a reward
-    join_fn: JoinFn = whole  # (what is trained, reference params) -> the policy's params
-
-
-class Programs(NamedTuple):
-    """The jitted programs of a run; each compiles once for a run's shapes."""
-
-    rollout: Callable  # (params, prompts, key) -> Rollout
-    score: Callable  # (reward params, rollout) -> Scored
-    update: Callable  # (state, ref params, scored) -> (state, metrics)
-
-
-def make_programs(experiment: Experiment, config: LoopConfig, optimizer) -> Programs:
-    """Jit at the edge: rollout, rewards and update of an experiment. The update donates the old state."""
-
-    def rollout(params, prompts, key):
-        return generate(
-            experiment.lm,
-            params["decoder"],
-            prompts,
-            key,
-            group_size=experiment.group_size,
-            max_new_tokens=experiment.max_new_tokens,
-            temperature=config.temperature,
-            end_id=experiment.end_id,
-            pad_id=experiment.pad_id,
-        )
-
-    update = make_update(
-        experiment.method,
-        experiment.policy_fn,
-        optimizer,
-        end_id=experiment.end_id,
-        epochs=config.epochs,
-        minibatches=config.minibatches,
-        micro_batches=config.micro_batches,
-        join_fn=experiment.join_fn,
-    )
-    return Programs(
-        rollout=jax.jit(rollout),
-        score=jax.jit(stack_rewards(experiment.rewards)),
-        update=jax.jit(update, donate_argnums=0),
-    )
+    Raises:
+      FieldError: sizes that do not divide into the mesh.
+    """
+    if config.mesh.way != "jit":
+        return make_pmapped(experiment, config, state)
+    if config.mesh == MeshConfig():
+        return make_jitted(experiment, config)
+    return make_meshed(experiment, config, state)
 
 
 class Hooks(NamedTuple):
@@ -130,9 +57,8 @@ def start(experiment: Experiment, config: LoopConfig, params: Params, method_sta
 
     Put on the device explicitly, as what comes out of the update is: else each program compiles again at step 2.
     """
-    optimizer = make_optimizer(config.optimizer, config.steps * config.epochs * config.minibatches)
     params, method_state = jax.tree.map(jax.numpy.copy, (params, method_state))
-    return jax.device_put(init_state(params, optimizer, method_state, key), jax.devices()[0])
+    return jax.device_put(init_state(params, run_optimizer(config), method_state, key), jax.local_devices()[0])
 
 
 def train(
@@ -140,20 +66,23 @@ def train(
 ) -> TrainState:
     """Run the steps that are left (``state.step`` tells where to go on) and return the last state.
 
+    Args:
+      state: of ``start`` or a checkpoint; it is used up.
+      ref_params: of the reference, as ``params`` at the start.
+
     Raises:
       UserError: a metric of the update is not finite; names the step and the metric.
     """
-    optimizer = make_optimizer(config.optimizer, config.steps * config.epochs * config.minibatches)
-    programs = make_programs(experiment, config, optimizer)
-    reward_params = tuple(reward.params for reward in experiment.rewards)
-    step = int(state.step)
+    step, key = int(state.step), jax.random.wrap_key_data(np.asarray(jax.random.key_data(state.key)))
+    programs = make_programs(experiment, config, state)
+    state, ref_params = programs.put_state(state), programs.put_params(ref_params)
+    reward_params = programs.put_rewards(tuple(reward.params for reward in experiment.rewards))
     while step < config.steps:
-        step_key = jax.random.fold_in(state.key, step)
+        step_key = jax.random.fold_in(key, step)
         prompt_key, sample_key = jax.random.split(step_key)
         times = [time.perf_counter()]
-        prompts = experiment.prompts_fn(prompt_key, step)
-        policy_params = experiment.join_fn(state.params, ref_params)
-        rollout = jax.block_until_ready(programs.rollout(policy_params, prompts, sample_key))
+        prompts = programs.put_prompts(experiment.prompts_fn(prompt_key, step))
+        rollout = jax.block_until_ready(programs.rollout(state.params, ref_params, prompts, sample_key))
         times.append(time.perf_counter())
         scored = jax.block_until_ready(programs.score(reward_params, rollout))
         times.append(time.perf_counter())
@@ -165,15 +94,17 @@ def train(
         step += 1
         if config.evaluate_every and (step % config.evaluate_every == 0 or step == config.steps):
             if experiment.evaluate_fn is not None:
-                metrics |= experiment.evaluate_fn(experiment.join_fn(state.params, ref_params))
-            hooks.on_samples(step, scored)
+                metrics |= experiment.evaluate_fn(
+                    experiment.join_fn(*map(programs.take_params, (state.params, ref_params)))
+                )
+            hooks.on_samples(step, programs.take_rows(scored))
         hooks.on_metrics(step, metrics)
         stop = hooks.should_stop()
         if stop or step == config.steps or (config.checkpoint_every and step % config.checkpoint_every == 0):
-            hooks.on_checkpoint(step, state)
+            hooks.on_checkpoint(step, programs.take_state(state))
         if stop:
             break
-    return state
+    return programs.take_state(state)
 
 
 def _speed(seconds: np.ndarray, tokens: int) -> dict[str, float]:

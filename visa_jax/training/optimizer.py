@@ -1,8 +1,10 @@
 """AdamW, or Muon with AdamW beside it, with warm-up, a decay and a global-norm clip, from a config."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from visa_jax.config import require
@@ -48,8 +50,13 @@ def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW or Muon (Jordan et al. 2024) under ``make_schedule``."""
+def make_optimizer(
+    config: OptimizerConfig, steps: int, norm_fn: Callable[[Params], jax.Array] | None = None
+) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW or Muon (Jordan et al. 2024) under ``make_schedule``.
+
+    ``norm_fn`` gives the norm of all gradients where a device holds a piece of each (``training/pmapped.py``).
+    """
     adam = {"b2": config.b2, "weight_decay": config.weight_decay}
     if config.name == "adamw":
         step = optax.adamw(make_schedule(config, steps), b1=config.b1, **adam)
@@ -62,7 +69,14 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             adam_learning_rate=make_schedule(config, steps),
             muon_weight_dimension_numbers=muon_dimensions,
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if norm_fn is not None:
+        clip = optax.stateless(lambda grads, _: _clipped(grads, norm_fn(grads), config.clip_norm))
+    return optax.chain(clip, step)
+
+
+def _clipped(grads: Params, norm: jax.Array, limit: float) -> Params:
+    return jax.tree.map(lambda g: jnp.where(norm < limit, g, g / norm.astype(g.dtype) * limit), grads)
 
 
 def muon_dimensions(params: Params) -> Params:

@@ -8,12 +8,14 @@ The journey of a batch:
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from visa_jax.methods.base import Advantages, Method, PolicyOutput
+from visa_jax.parallel import constrain
 from visa_jax.types import Array, Batch, Params, Rollout, Scored, TrainState, WeightedSum
 
 # (params, rollout) -> (logp_BT, critic_BTK): the forward pass of policy and critic heads
@@ -27,6 +29,27 @@ def whole(trained: Params, ref_params: Params) -> Params:
     return trained
 
 
+class Across(NamedTuple):
+    """How an update that holds some of the rows, and perhaps a piece of each parameter, meets its peers under pmap.
+
+    A program on a mesh needs none of it: there every array is the whole one, wherever its pieces lie.
+    """
+
+    rows: Callable  # own rows -> all rows, in the order of the devices
+    own: Callable  # all rows -> own rows
+    total: Callable  # sums over own rows -> sums over all rows
+    whole: Callable  # params as they are held -> whole params
+    held: Callable  # gradient of whole params over own rows -> over all rows, as params are held
+    norm: Callable  # Euclidean norm of a whole tree from what is held of it
+
+
+def _same(x):
+    return x
+
+
+ALONE = Across(rows=_same, own=_same, total=_same, whole=_same, held=_same, norm=optax.tree.norm)
+
+
 def make_update(
     method: Method,
     policy_fn: PolicyFn,
@@ -37,6 +60,7 @@ def make_update(
     minibatches: int = 1,
     micro_batches: int = 1,
     join_fn: JoinFn = whole,
+    across: Across = ALONE,
 ) -> Callable:
     """``update(state, ref_params, scored) -> (state, metrics)``; pure, to be jitted by the caller.
 
@@ -46,6 +70,8 @@ def make_update(
     divided once, so the gradient is the same (``bnpo`` apart).
     With ``join_fn`` (``training/policy.py``) the state's params may be adapters of the reference, whose params are data
     of the program: no gradient, no optimizer state, never donated, one copy.
+    ``across`` is for pmap (``training/pmapped.py``): ``combine`` sees all rows on every device, so that whatever it
+    normalises or solves is global; only forward and backward passes are of a device's own rows.
     """
     on_policy = epochs * minibatches == 1 and method.signals == 0
 
@@ -58,16 +84,18 @@ def make_update(
         return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), outputs)
 
     def update(state: TrainState, ref_params: Params, scored: Scored) -> tuple[TrainState, dict[str, Array]]:
-        rollout = scored.rollout
+        rollout, ref_params = scored.rollout, across.whole(ref_params)
         logp_ref_BT, _ = read(ref_params, rollout)
         if on_policy:
             logp_old_BT, critic_old_BTK = rollout.logp_BT, jnp.zeros((*rollout.mask_BT.shape, 0))
         else:
-            logp_old_BT, critic_old_BTK = read(join_fn(state.params, ref_params), rollout)
+            logp_old_BT, critic_old_BTK = read(join_fn(across.whole(state.params), ref_params), rollout)
         batch = jax.lax.stop_gradient(
             Batch(scored=scored, logp_old_BT=logp_old_BT, logp_ref_BT=logp_ref_BT, critic_old_BTK=critic_old_BTK)
         )
-        method_state, advantages, metrics = method.combine(state.method_state, batch)
+        everything = across.rows(batch)
+        method_state, advantages, metrics = method.combine(state.method_state, everything)
+        advantages = across.own(advantages)
 
         def sum_fn(params: Params, part: tuple[Batch, Advantages]):
             logp_BT, critic_BTK = policy_fn(join_fn(params, ref_params), part[0].scored.rollout)
@@ -80,15 +108,17 @@ def make_update(
         def gradient(params: Params, part: tuple[Batch, Advantages]):
             pieces = split_rows(part, rollout.prompts.prompt_NL.shape[0] // minibatches, micro_batches)
             grads, sums = _add_up(lambda piece: jax.grad(sum_fn, has_aux=True)(params, piece), pieces, micro_batches)
+            sums = across.total(sums)
             weight = sums["loss"].weight
+            grads = across.held(grads)
             return jax.tree.map(lambda grad: grad / jnp.where(weight == 0, 1, weight).astype(grad.dtype), grads), sums
 
         def gradient_step(carry, part):
             params, opt_state = carry
-            grads, sums = gradient(params, part)
+            grads, sums = gradient(across.whole(params), part)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
-            return (params, opt_state), sums | {"grad_norm": _scalar(optax.tree.norm(grads))}
+            return (params, opt_state), sums | {"grad_norm": _scalar(across.norm(grads))}
 
         parts = split_rows((batch, advantages), rollout.prompts.prompt_NL.shape[0], minibatches)
         carry = (state.params, state.opt_state)
@@ -99,7 +129,7 @@ def make_update(
             carry, stacked = jax.lax.scan(gradient_step, carry, repeated)
             sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
         metrics |= {name: value.mean() for name, value in sums.items() if name not in metrics}
-        metrics |= completion_metrics(rollout, end_id)
+        metrics |= completion_metrics(everything.scored.rollout, end_id)
         new_state = TrainState(
             step=state.step + 1, params=carry[0], opt_state=carry[1], method_state=method_state, key=state.key
         )
@@ -112,7 +142,13 @@ def split_rows(tree, prompts: int, parts: int):
     """Cut every leaf along its first axis (N prompts or B rows) into ``parts`` equal pieces: [parts, ...]."""
     if prompts % parts:
         raise ValueError(f"update.minibatches: {prompts} prompts do not divide into {parts} minibatches")
-    return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), tree)
+
+    def cut(x):
+        x = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+        # on a mesh every piece is spread over all devices; cut as it lies, it would be the work of a few
+        return constrain(x, "pieces", "batch", *("length",) * (x.ndim - 2)) if parts > 1 else x
+
+    return jax.tree.map(cut, tree)
 
 
 def _add_up(fn: Callable, pieces, count: int):

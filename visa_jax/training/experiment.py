@@ -1,0 +1,63 @@
+"""What an RL run is made of: its sizes and its parts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from visa_jax.config import require
+from visa_jax.methods.base import Method
+from visa_jax.parallel.mesh import MeshConfig
+from visa_jax.rewards.base import Reward
+from visa_jax.training.optimizer import OptimizerConfig
+from visa_jax.training.update import JoinFn, whole
+from visa_jax.types import LanguageModel, Params, PromptBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Sizes of the RL loop."""
+
+    steps: int = 200
+    prompts_per_step: int = 16
+    temperature: float = 1.0
+    epochs: int = 1  # passes over the rows of a step
+    minibatches: int = 1  # gradient steps a pass
+    micro_batches: int = 1  # pieces of a minibatch computed one after the other: less memory, the same gradient
+    evaluate_every: int = 25  # steps; 0 = never
+    checkpoint_every: int = 100  # steps; 0 = only at the end
+    mesh: MeshConfig = MeshConfig()  # the devices of the run; all 1: one device
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self):
+        require(self.steps >= 1, "steps", "must be at least 1")
+        require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
+        require(self.temperature > 0, "temperature", "must be > 0 to sample")
+        require(
+            self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,
+            "minibatches",
+            f"{self.prompts_per_step} prompts a step do not divide into {self.minibatches} minibatches",
+        )
+        require(
+            self.micro_batches >= 1 and self.prompts_per_step % (self.minibatches * self.micro_batches) == 0,
+            "micro_batches",
+            f"{self.prompts_per_step} prompts do not divide into {self.minibatches} x {self.micro_batches} pieces",
+        )
+
+
+class Experiment(NamedTuple):
+    """Everything a run is made of, assembled by ``cli``."""
+
+    method: Method
+    lm: LanguageModel
+    policy_fn: Callable  # training/policy.py
+    rewards: tuple[Reward, ...]
+    prompts_fn: Callable[[jax.Array, int], PromptBatch]  # (key, step) -> N prompts
+    group_size: int
+    max_new_tokens: int
+    end_id: int
+    pad_id: int
+    evaluate_fn: Callable[[Params], dict[str, float]] | None = None  # judged by the oracle; never a reward
+    join_fn: JoinFn = whole  # (what is trained, reference params) -> the policy's params
+    axes_fn: Callable[[Params], Params] | None = None  # params -> their logical axes; needed on a mesh

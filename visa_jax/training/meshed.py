@@ -1,0 +1,51 @@
+"""The programs of a run on a mesh: the same functions, jitted for arrays that lie in pieces."""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from visa_jax.parallel.axes import ACTIVATION_RULES, ROLLOUT_RULES, constrain_params, on_mesh, spec
+from visa_jax.parallel.mesh import make_mesh, row_shards
+from visa_jax.rewards.base import stack_rewards
+from visa_jax.training import placement
+from visa_jax.training.experiment import Experiment, LoopConfig
+from visa_jax.training.programs import Programs, make_rollout, run_optimizer, update_choices
+from visa_jax.training.update import make_update
+from visa_jax.types import Rollout, TrainState
+
+
+def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, mesh: Mesh | None = None) -> Programs:
+    """The programs on ``mesh`` (default: that of the config).
+
+    Rollouts have a layout of their own: parameters are made whole along fsdp once, before the first token, so that no
+    step of decoding gathers them. Reward models are whole on every device, their rows are cut.
+
+    Raises:
+      FieldError: prompts, heads or widths that do not divide into the mesh, with both numbers.
+    """
+    mesh = make_mesh(config.mesh) if mesh is None else mesh
+    placement.require_rows(config.prompts_per_step, config.minibatches * config.micro_batches, row_shards(mesh))
+    axes = placement.state_axes(state, experiment.axes_fn(state.params))
+    held = placement.shardings(state, axes, mesh)
+    rows = NamedSharding(mesh, spec(("batch",), ACTIVATION_RULES))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    draw = make_rollout(experiment, config)
+
+    def rollout(trained, ref_params, prompts, key) -> Rollout:
+        trained, ref_params = (constrain_params(tree, experiment.axes_fn(tree)) for tree in (trained, ref_params))
+        return draw(trained, ref_params, prompts, key)
+
+    choices = update_choices(experiment, config)
+    update = make_update(experiment.method, experiment.policy_fn, run_optimizer(config), **choices)
+
+    def put_params(params):
+        return placement.place(params, placement.shardings(params, experiment.axes_fn(params), mesh))
+
+    return Programs(
+        rollout=jax.jit(on_mesh(rollout, mesh, ROLLOUT_RULES), out_shardings=rows),
+        score=jax.jit(on_mesh(stack_rewards(experiment.rewards), mesh), out_shardings=rows),
+        update=jax.jit(on_mesh(update, mesh), donate_argnums=0, out_shardings=(held, everywhere)),
+        put_state=lambda state: placement.place(state, held),
+        put_params=put_params,
+        put_rewards=lambda params: placement.place_whole(params, mesh),
+        put_prompts=lambda prompts: placement.place_rows(prompts, mesh),
+    )

@@ -1,0 +1,97 @@
+"""Where the arrays of a run lie on its mesh: state, reference, rewards and batches.
+
+Everything is derived from the axes that parameters declare (``models/placement.py``) and the table in
+``parallel/axes.py``. Sizes that do not divide are refused here, before anything is compiled.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from visa_jax.config import require
+from visa_jax.models.decoder import DecoderConfig
+from visa_jax.models.placement import decoder_axes
+from visa_jax.parallel.axes import ACTIVATION_RULES, PARAM_RULES, Rules, is_axes, sharding, spec
+from visa_jax.types import Params, TrainState
+
+
+def policy_axes(params: Params, config: DecoderConfig) -> Params:
+    """Axes of ``{"decoder": ..., "critic": ...}``; what is not the decoder is small and whole everywhere."""
+    whole = {name: jax.tree.map(lambda x: (None,) * np.ndim(x), tree) for name, tree in params.items()}
+    return whole | {"decoder": decoder_axes(params["decoder"], config)}
+
+
+def state_axes(state: TrainState, params_axes: Params) -> TrainState:
+    """Axes of a whole state: the optimizer's moments lie as their parameters, all else is whole.
+
+    Moments are found by their names: the path of a moment ends with that of its parameter (optax keeps both trees).
+    """
+    named = {path_names(path): axes for path, axes in jax.tree_util.tree_leaves_with_path(params_axes, is_leaf=is_axes)}
+
+    def axes_of(path, leaf):
+        path = path_names(path)
+        found = next((named[path[i:]] for i in range(len(path)) if path[i:] in named), None)
+        return found if found is not None and len(found) == np.ndim(leaf) else (None,) * np.ndim(leaf)
+
+    whole = jax.tree.map(lambda x: (None,) * np.ndim(x), state)
+    opt_state = jax.tree_util.tree_map_with_path(axes_of, state.opt_state)
+    return TrainState(
+        step=whole.step, params=params_axes, opt_state=opt_state, method_state=whole.method_state, key=whole.key
+    )
+
+
+def shardings(tree: Any, axes: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+    """A tree of shardings. UserError naming the first array with a size that does not divide, and both numbers."""
+
+    def one(path, names, leaf):
+        return sharding(mesh, names, np.shape(leaf), "/".join(path_names(path)), rules)
+
+    return jax.tree_util.tree_map_with_path(one, axes, tree, is_leaf=is_axes)
+
+
+def place(tree: Any, where: Any) -> Any:
+    """``tree`` with each leaf laid by the sharding at its place in ``where``; on several processes each lays its part.
+
+    Copies: the caller's arrays stay whatever happens to these.
+    """
+
+    def one(leaf, to):
+        if _is_key(leaf):
+            data = place(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
+            return jax.random.wrap_key_data(data)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, to, lambda index: whole[index])
+
+    return jax.tree.map(one, tree, where)
+
+
+def place_whole(tree: Any, mesh: Mesh) -> Any:
+    """``tree`` with every leaf whole on every device."""
+    return place(tree, jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree))
+
+
+def place_rows(tree: Any, mesh: Mesh) -> Any:
+    """Arrays whose first axis are prompts or rows, cut along it."""
+    cut = NamedSharding(mesh, spec(("batch",), ACTIVATION_RULES))
+    return place(tree, jax.tree.map(lambda _: cut, tree))
+
+
+def require_rows(prompts: int, pieces: int, shards: int) -> None:
+    """FieldError unless the prompts of each of so many pieces of a step divide into ``shards`` devices."""
+    told = f"{prompts} prompts in {pieces} pieces (minibatches x micro_batches)" if pieces > 1 else f"{prompts} prompts"
+    require(
+        prompts % pieces == 0 and (prompts // pieces) % shards == 0,
+        "loop.prompts_per_step",
+        f"{told} do not divide into {shards} devices of data x fsdp",
+    )
+
+
+def path_names(path) -> tuple[str, ...]:
+    """The keys of a path in a pytree, whatever kinds of containers they are of."""
+    return tuple(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)
+
+
+def _is_key(leaf) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
