@@ -149,8 +149,9 @@ def test_what_a_tokenizer_cannot_do_is_refused(data):
 
 
 @pytest.mark.usefixtures("quick_compiles")
-def test_a_published_model_is_trained_on_a_file(chain, data, call, tmp_path):
+def test_a_published_model_is_trained_on_a_file(chain, data, call, tmp_path, monkeypatch):
     """SFT and RL by adapters, readers over the same vocabulary; rewrites end with the model's own end token."""
+    monkeypatch.setattr(chain.quality, "ROWS", 8)
     section = data(published_tokenizer(chat=CHAT), chat=True)
     source = make_source(section)
     window = source.lengths.visa_prompt + source.lengths.text
@@ -184,7 +185,4 @@ def test_a_published_model_is_trained_on_a_file(chain, data, call, tmp_path):
     out = tmp_path / "merged"
     assert call("convert", f"--model={run}", f"--out={out}")[0] == 0
     assert AutoTokenizer.from_pretrained(str(out)).chat_template == CHAT
-    prompt = source.template.visa("Are maps useful?", "maps are fun.", np.full(10, 0.5))
-    flags = [f"--prompt={prompt}", "--max_new_tokens=8", "--json"]
-    ours, theirs = (json.loads(call("generate", f"--model={m}", *flags)[1]) for m in (run, out))
-    assert ours["tokens"] > 0 and ours["tokens"] == theirs["tokens"]
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == source.tokenizer.eos_token_id
