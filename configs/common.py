@@ -37,6 +37,8 @@ def data(**changes: Any) -> ConfigDict:
             "fields": {"question": "question", "answer": "answer", "values": "", "rewards": ()},
             "sizes": {"question": 24, "text": 48, "on_long": "drop"},
             "tokenizer": {"directory": "", "kind": "bpe", "vocab_size": 4096},
+            "template": "levels",  # prompts in special tokens; json: in plain words, for published models
+            "chat": False,  # json as the user's turn of the tokenizer's chat template
             "test_share": 0.1,
             "most_rows": 0,
         }

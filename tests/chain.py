@@ -6,17 +6,19 @@ One layer of width 16, two steps each: nothing is learned, everything is in its 
 import dataclasses
 from pathlib import Path
 
+import jax
 import pytest
 
 from visa_jax.cli.experiment import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig
-from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import make_source
-from visa_jax.cli.supervise import SuperviseConfig, supervise
+from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
 from visa_jax.cli.train import claim_workdir, open_parts, train_run
-from visa_jax.config import to_config_dict
+from visa_jax.config import to_config_dict, to_json
+from visa_jax.data.tokenizer import make_testbed_tokenizer
 from visa_jax.evaluation import parts as quality
 from visa_jax.methods.moc import MocConfig
 from visa_jax.methods.visa import VisaConfig
+from visa_jax.models import DecoderConfig, make_decoder, save_pretrained
 from visa_jax.training.loop import LoopConfig
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.roles import RoleConfig, TrunkConfig
@@ -77,17 +79,39 @@ def train(config, workdir: Path) -> None:
     train_run(open_parts(config), workdir)
 
 
+def real_model(directory: Path, tokenizer=None, **changes) -> Path:
+    """A random Hugging Face model of Llama's family, with more rows in its embedding than its tokenizer has words."""
+    tokenizer = tokenizer or make_testbed_tokenizer()
+    sizes = dict(width=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp_width=24, max_length=128)
+    config = DecoderConfig(**{"vocab_size": len(tokenizer) + 5, **sizes, **changes})
+    params = make_decoder(config)[1](jax.random.key(7))
+    save_pretrained(directory, params, config, tokenizer)
+    return directory
+
+
+def page(file: Path, config) -> str:
+    """A page that holds a typed config as it is."""
+    file.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        "def tuples(x):\n"
+        "    if isinstance(x, dict):\n        return {key: tuples(value) for key, value in x.items()}\n"
+        "    return tuple(map(tuples, x)) if isinstance(x, list) else x\n\n\n"
+        f"def get_config(arg=None):\n    return ConfigDict(tuples(json.loads({to_json(config)!r})))\n"
+    )
+    return str(file)
+
+
 def build_chain(directory: Path) -> Path:
     """Every run that the two methods stand on, and one run of each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "ROWS", 8)
         for name, (role, changes) in SUPERVISED.items():
             fit = FitConfig(steps=2, batch_size=4)
-            config = SuperviseConfig(role=RoleConfig(role=role, rows=8, trunk=TRUNK, fit=fit, **changes))
-            source = make_source(config.data)
+            role_config = RoleConfig(role=role, rows=8, trunk=TRUNK, fit=fit, **changes)
             needs_base = role in ("visa_sft", "moc_sft", "reward_model")
-            start = open_run(directory / "base", "start").params if needs_base else None
-            supervise(config, directory / name, source, start)
+            config = SuperviseConfig(role=role_config, start=str(directory / "base") if needs_base else "")
+            source = make_source(config.data)
+            supervise(config, directory / name, source, open_start(config, source))
     train(visa_config(directory), directory / "visa")
     train(moc_config(directory), directory / "moc")
     return directory

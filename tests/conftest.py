@@ -4,10 +4,11 @@ What has to be set before the first array exists is set here, at import, before 
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # A run on an accelerator names its own platform: JAX_PLATFORMS=cuda pytest -m gpu
@@ -85,6 +86,12 @@ def compile_quickly(cache: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session")
+def quickly(compile_cache) -> Callable:
+    """`with quickly(): ...` is `compile_quickly`, for fixtures that outlive a test."""
+    return functools.partial(compile_quickly, compile_cache)
 
 
 @pytest.fixture

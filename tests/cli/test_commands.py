@@ -13,7 +13,7 @@ from visa_jax.cli.generate import prompt_of
 from visa_jax.cli.judging import loop_texts, make_loop
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.train import read_config
-from visa_jax.training.roles import RoleConfig
+from visa_jax.data.template import make_template
 from visa_jax.types import VALUES
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -168,8 +168,7 @@ def test_each_kind_of_run_is_asked_as_it_was_trained(chain, call, monkeypatch):
 
 
 def test_tags_stand_before_the_question_where_the_start_was_trained_with_them():
-    role = RoleConfig(role="moc_sft", preferences=((0.5, 0.5),), preference_encoding="text")
-    said = prompt_of("moc_sft", role, QUESTION, [0.37, 0.63])
+    said = prompt_of("moc_sft", make_template("levels", None), QUESTION, [0.37, 0.63], "text")
     assert said == f"<bos> <rm1_score> <0.> <.3> <.07> <rm2_score> <0.> <.6> <.03> {QUESTION} <sep>"
 
 

@@ -43,7 +43,7 @@ def test_json_prompt():
     said = json.loads(prompt.split("Target values: ")[1].split("\n")[0])
     assert list(said) == list(VALUES) and said["Security"] == 0.5 and said["Power"] == -0.25 and said["Hedonism"] == 0
     assert "it is red ." in prompt and all(f"- {name}: " in prompt for name in VALUES)
-    assert prompt.endswith("Rewritten answer:")
+    assert prompt.endswith("Rewritten answer:\n")
 
 
 def test_preference_numbers():

@@ -88,6 +88,19 @@ def test_without_adapters_nothing_changes_and_fresh_ones_are_off(tiny, build, to
     assert up.kernel is params["layers"]["mlp"]["up"]["kernel"]  # attached and not copied
 
 
+def test_what_is_no_adapter_is_trained_whole(tiny, build, tokens):
+    """A parameter among the adapters takes the base's place, attached and merged."""
+    lm, params = build(tiny())
+    ids = tokens(1, 2, 6)
+    mask = jnp.ones(ids.shape, bool)
+    config = LoraConfig(rank=3, pattern="attention/.*")
+    adapters = init_adapters(jax.random.key(0), params, config)
+    adapters["norm"] = {"scale": params["norm"]["scale"] * 2}
+    expected = 2 * lm.forward(params, ids, mask)  # the last norm scales every state
+    for policy in (attach(params, adapters, config), merge_adapters(params, adapters, config)):
+        np.testing.assert_allclose(lm.forward(policy, ids, mask), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
 def test_gradients_are_those_of_the_merged_kernels(tiny, build, tokens, kind):
     """dL/dA = scale dL/dW' Bᵀ and dL/dB = scale Aᵀ dL/dW', W' the merged kernel; full remat changes nothing."""

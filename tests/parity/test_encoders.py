@@ -23,7 +23,7 @@ from visa_jax.models.families import FAMILIES
 from visa_jax.models.heads import make_decoder_classifier
 from visa_jax.models.hf import read_decoder_config, read_params
 from visa_jax.models.layout import read_param, stored_tensors
-from visa_jax.models.weights import open_weights, read_json
+from visa_jax.models.weights import open_weights, read_json, write_weights
 
 HERE = Path(__file__).parent
 CASES = ("bert", "roberta", "xlm_roberta", "distilbert", "deberta_v3", "deberta_v2", "deberta_apart", "deberta_c2p")
@@ -102,6 +102,22 @@ def test_gradients_of_a_class(case):
         assert abs(np.linalg.norm(array) - norm) < 1e-4 * scale, name
 
 
+def test_a_masked_language_model_is_its_bare_model(case, directory_of, encoders_stored):
+    """Its head for words is left out, and so is the classifier's, whose blocks it shares: the same states."""
+    directory = directory_of(case.name, stored=encoders_stored)
+    contents = read_json(directory / "config.json")
+    name = ENCODER_FAMILIES[case.family].name
+    (directory / "config.json").write_text(json.dumps(contents | {"architectures": [f"{name}ForMaskedLM"]}))
+    with open_weights(directory) as weights:
+        tensors = [(tensor, weights.read(tensor)) for tensor in weights.names if "pooler" not in tensor]
+    head = np.ones((case.config.vocab_size, case.config.width), np.float32)
+    write_weights(directory, [*tensors, ("cls.predictions.decoder.weight", head), ("lm_head.bias", head[:, 0])])
+    _, config, _, params = read(directory)
+    assert config == dataclasses.replace(case.config, classes=0, pooler=None)
+    hidden = jax.jit(make_encoder(config)[0])(params, case.tokens, case.mask, case.types)
+    np.testing.assert_allclose(hidden[1, -4:], case.values["hidden"][-1], atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_directories_go_round_bitwise(case, directory_of, encoders_stored, tmp_path, dtype):
     kind = dict(float32=np.float32, bfloat16=ml_dtypes.bfloat16)[dtype]
@@ -134,7 +150,7 @@ def test_what_is_no_encoder_is_refused_before_a_device_holds_anything(directory_
     tensor = "bert.embeddings.word_embeddings.weight"
     for change, message in {
         ("model_type", "t5"): "config.json: model_type 't5' is none of",
-        ("architectures", ("BertForMaskedLM",)): "config.json: architecture 'BertForMaskedLM' is none of",
+        ("architectures", ("BertForTokenClassification",)): "config.json: architecture 'BertForTokenClassification' is",
         ("vocab_size", 49): f"{tensor}.*48.*49",
         ("hidden_size", None): "config.json",
     }.items():

@@ -21,7 +21,7 @@ from visa_jax.cli.flags import load_config_file
 from visa_jax.cli.judging import Judged
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import make_source
-from visa_jax.cli.supervise import SuperviseConfig, supervise
+from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
 from visa_jax.cli.train import read_config, train_run
 from visa_jax.config import from_config_dict
 from visa_jax.training import fishwood
@@ -93,11 +93,10 @@ def run_stage(branch: Branch, name: str, spec) -> None:
             _train(branch, page, folder, name)
         else:
             config = from_config_dict(SuperviseConfig, page)
-            start = None
             if config.start:
                 wait_for(Path(config.start))
-                start = open_run(config.start, "start", "base").params
-            supervise(config, folder, make_source(config.data), start)
+            source = make_source(config.data)
+            supervise(config, folder, source, open_start(config, source))
     quality = folder / "quality.json"
     if quality.is_file():
         _note_quality(branch, name, json.loads(quality.read_text()))

@@ -2,9 +2,11 @@
 
 visa-jax convert --model=runs/quickstart/base --out=exported --dtype=bfloat16
 visa-jax convert --model=DIR --out=runs/qwen && visa-jax convert --model=runs/qwen --out=DIR2
+visa-jax convert --model=runs/visa --out=adapter --adapters     # of a run that trained adapters: a directory of PEFT
 
 Which way follows from what --model is. Of runs those that write text can go out (base, visa_sft, moc_sft, visa, moc)
-where a family of decoders is like them; transformers and `visa-jax generate` open what is written. A Hugging Face
+where a family of decoders is like them; transformers and `visa-jax generate` open what is written. Adapters are merged
+into the base as it was computed with, a quantised one into what its levels stand for. A Hugging Face
 directory becomes a run of 'pretrained': params/ as all runs have it, tokenizer/, and in huggingface/ its config.json
 and generation_config.json as they were. On the way back its weights are bitwise what they were.
 """
@@ -14,11 +16,16 @@ from pathlib import Path
 
 from absl import flags
 
-from visa_jax.cli.generate import WRITERS, run_decoder
+from visa_jax.cli.decoders import base_of, open_written, read_written
+from visa_jax.cli.generate import WRITERS
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import PRETRAINED, open_pretrained_run, open_run, run_kind, save_pretrained_run
-from visa_jax.config import UserError, load_config
+from visa_jax.cli.runs import PRETRAINED, Run, open_pretrained_run, open_run, run_kind, save_pretrained_run
+from visa_jax.cli.sources import DataConfig, make_source
+from visa_jax.config import UserError, from_config_dict, load_config
+from visa_jax.data.source import Source
 from visa_jax.models import load_pretrained, save_pretrained
+from visa_jax.models.hf import read_family, special_ids
+from visa_jax.models.peft import save_adapters
 from visa_jax.models.weights import open_weights
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,6 +36,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "directory to write; must not be there yet", flag_values=values, required=True)
     help_text = "of the weights written; default: as they were, float32 for our own runs"
     flags.DEFINE_enum("dtype", None, DTYPES, help_text, flag_values=values)
+    flags.DEFINE_bool("adapters", False, "of a run: its adapters alone, as PEFT keeps them", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
@@ -38,22 +46,51 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} is there already")
     config = load_config(directory)
+    ours = "model_type" not in config and run_kind(config) != PRETRAINED
+    if values.adapters and not ours:
+        raise UserError(f"--adapters: {directory} holds a Hugging Face model, which has none")
     if "model_type" in config:
         _import(directory, out, values.dtype)
-    elif run_kind(config) == PRETRAINED:
+    elif not ours:
         model, tokenizer, dtype = open_pretrained_run(directory, "--model")
         choices = dict(dtype=values.dtype or dtype, family=model.family)
         ids = dict(end_ids=model.end_ids, pad_id=model.pad_id)
         save_pretrained(out, model.params, model.config, tokenizer, **choices, **ids)
     else:
         found = open_run(directory, "--model", (*WRITERS, PRETRAINED), made_by="visa-jax train or supervise")
-        decoder, source, _ = run_decoder(found)
         try:
-            save_pretrained(out, found.params, decoder, source.tokenizer, dtype=values.dtype or "float32")
+            (_export_adapters if values.adapters else _export)(found, out, values.dtype or "float32")
         except UserError as error:
             raise UserError(f"--model: {directory}: {error}") from None
     print(out)
     return 0
+
+
+def _source(found: Run) -> Source:
+    return make_source(from_config_dict(DataConfig, found.config.data, "config.json: data"))
+
+
+def _export(found: Run, out: Path, dtype: str) -> None:
+    """A run as a Hugging Face directory, of the family that it started from if it did."""
+    source = _source(found)
+    opened = open_written(found, source, merged=True)
+    choices = dict(dtype=dtype)
+    if opened.huggingface is not None:
+        ends, pad = special_ids(opened.huggingface)
+        end = source.tokenizer.eos_token_id  # what it was trained to end with
+        choices |= dict(family=read_family(opened.huggingface), pad_id=pad)
+        choices["end_ids"] = ends if end in ends else (end, *ends)
+    save_pretrained(out, opened.params, opened.config, source.tokenizer, **choices)
+
+
+def _export_adapters(found: Run, out: Path, dtype: str) -> None:
+    """The adapters of a run as a directory of PEFT, float32 as they were trained."""
+    config, policy, _ = read_written(found, _source(found))
+    if not policy.lora:
+        raise UserError("--adapters: it was trained as a whole (config.policy.lora_rank = 0)")
+    if dtype != "float32":
+        raise UserError("--dtype: adapters are written as float32")
+    save_adapters(out, found.params, policy.lora, config, base=base_of(found))
 
 
 def _import(directory: Path, out: Path, dtype: str | None) -> None:

@@ -57,9 +57,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UsageError("--grid: is of MOC runs, this is a VISA run")
     parts, rows = open_parts(config), values.rows or ROWS[config.method]
     if config.method == "visa":
-        section, judged = evaluate_visa(parts, found.params, rows)
+        section, judged = evaluate_visa(parts, parts.policy.join(found.params), rows)
     else:
-        policies = {"sft": parts.start, row_name(config.moc): found.params}
+        policies = {"sft": parts.start, row_name(config.moc): parts.policy.join(found.params)}
         section, judged = evaluate_moc(parts, policies, load_normalizer(found.workdir), rows, values.grid)
     summary = {"seed": config.seed, "mode": "evaluate", "config": _without_seed(found.config)} | section
     summary["seconds"] = {"evaluate": {"used": round(time.perf_counter() - began, 1), "budget": None}}
@@ -73,7 +73,8 @@ def evaluate_visa(parts: VisaParts, params: Params, rows: int) -> tuple[dict[str
     """The summary's sections of a VISA run, and what was judged by name."""
     fixed, key = make_visa_set(parts, rows, "test", 1.0, SEED), jax.random.key(0)
     texts = {"copy": list(fixed.pool.answers)}
-    for name, policy in (("prompted", parts.base), ("sft", parts.start), ("visa", params)):
+    texts["prompted"] = parts.sample_base(parts.base, fixed.prompts, key).texts
+    for name, policy in (("sft", parts.start), ("visa", params)):
         texts[name] = parts.sample(policy, fixed.prompts, key).texts
     texts["visa_loop"] = loop_texts(parts, fixed, params)
     judged = {name: judge_visa(parts, fixed, said) for name, said in texts.items()}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from visa_jax.cli.decoders import Policy, make_policy, open_decoder
 from visa_jax.cli.runs import Run, open_run, reward_and_judge
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.config import from_config_dict, require
@@ -19,12 +20,12 @@ from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, 
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
-from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt, condition_size
+from visa_jax.data.template import PREFERENCE_ENCODINGS, condition_size
 from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_readers, make_sampler
 from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
-from visa_jax.models import DecoderConfig, make_decoder
+from visa_jax.models import make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward
@@ -33,8 +34,9 @@ from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
 from visa_jax.training.placement import policy_axes
-from visa_jax.training.policy import make_policy_fn
-from visa_jax.training.roles import RoleConfig, decoder_config, role_functions, stop_id
+from visa_jax.training.policy import PolicyConfig, make_lora_join, make_policy_fn
+from visa_jax.training.roles import RoleConfig, role_functions, stop_id
+from visa_jax.training.update import JoinFn, whole
 from visa_jax.types import LanguageModel, Params, PromptBatch
 
 SOURCE_TEMPERATURE = 0.7  # at which the frozen base model answers (ours)
@@ -45,8 +47,8 @@ MOC_SAMPLE_BATCH = 256  # rows that judging samples at once: many preferences, e
 class VisaRuns:
     """The supervised runs that VISA stands on, by directory."""
 
-    base: str  # the frozen language model that answers
-    start: str  # the rewriter's start and KL reference: a visa_sft run
+    base: str  # the frozen language model that answers: a base run or a Hugging Face model
+    start: str  # the rewriter's start and KL reference: a visa_sft run or a Hugging Face model
     detector: str
     analyzer: str
     translator: str = ""  # only wishes in plain words need it
@@ -60,6 +62,7 @@ class VisaTrainConfig:
     method: str = "visa"
     seed: int = 0
     data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()
     visa: visa_method.VisaConfig = visa_method.VisaConfig()
     loop: LoopConfig = LoopConfig()
     value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
@@ -77,7 +80,7 @@ class VisaTrainConfig:
 class MocRuns:
     """The supervised runs that MOC stands on, by directory."""
 
-    start: str  # the policy's start and KL reference: a moc_sft run
+    start: str  # the policy's start and KL reference: a moc_sft run or a Hugging Face model
     rewards: tuple[str, ...]  # one reward_model run per objective, in the order of moc.reward_names
 
 
@@ -89,6 +92,7 @@ class MocTrainConfig:
     method: str = "moc"
     seed: int = 0
     data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()
     moc: moc_method.MocConfig = moc_method.MocConfig()
     loop: LoopConfig = LoopConfig()
     preference_encoding: str = "text"  # text | symbol | prefix, as its start was trained
@@ -117,15 +121,24 @@ class VisaParts(NamedTuple):
 
     config: VisaTrainConfig
     source: Source
-    decoder: DecoderConfig  # of the policy
-    lm: LanguageModel
+    policy: Policy
     readers: Readers
     base: Params
-    start: Params
     rewarders: tuple[Params, Params]  # detector and analyzer that reward
     judges: tuple[Params, Params]  # detector and analyzer that only judge
     functions: dict[str, Any]
-    sample: Any  # evaluation/run.py:make_sampler
+    sample: Any  # evaluation/run.py:make_sampler, of the policy
+    sample_base: Any  # the same of the base
+
+    @property
+    def lm(self) -> LanguageModel:
+        """Functions of the policy's decoder."""
+        return self.policy.lm
+
+    @property
+    def start(self) -> Params:
+        """The policy before training: the KL reference."""
+        return self.policy.frozen
 
 
 class MocParts(NamedTuple):
@@ -133,14 +146,17 @@ class MocParts(NamedTuple):
 
     config: MocTrainConfig
     source: Source
-    decoder: DecoderConfig  # of the policy
-    lm: LanguageModel
+    policy: Policy
     readers: Readers
-    start: Params
     rewarders: tuple[Params, ...]
     judges: tuple[Params, ...]
     functions: dict[str, Any]
     sample: Any
+
+    @property
+    def start(self) -> Params:
+        """The policy before training: the KL reference."""
+        return self.policy.frozen
 
 
 def role_of(run: Run) -> RoleConfig:
@@ -151,31 +167,41 @@ def role_of(run: Run) -> RoleConfig:
 def open_visa(config: VisaTrainConfig) -> VisaParts:
     """Open the runs that a VISA config names. UserError naming the field of the first that is missing."""
     source = make_source(config.data)
-    runs = {
-        role: open_run(getattr(config.runs, role), f"config.runs.{role}", kind) for role, kind in _VISA_KINDS.items()
-    }
-    policy_role = role_of(runs["start"])
-    decoder = decoder_config(source, policy_role.trunk)
-    lm, _ = make_decoder(decoder)
+    runs = {role: open_run(getattr(config.runs, role), f"config.runs.{role}", role) for role in VISA_READERS}
+    window, key = source.lengths.visa_prompt + source.lengths.text, jax.random.key(config.seed)
+    sizes = dict(window=window)
+    policy = make_policy(  # in one expression: a base of int8 must not stay in memory as it was read
+        open_decoder(config.runs.start, "config.runs.start", ("visa_sft",), source, config.policy, **sizes),
+        config.policy,
+        key,
+    )
+    if config.runs.base == config.runs.start:  # one copy for both
+        base, base_lm = policy.frozen, policy.lm
+    else:
+        sizes |= dict(trained=False)
+        opened = open_decoder(config.runs.base, "config.runs.base", ("base",), source, config.policy, **sizes)
+        base = config.policy.freeze(opened.params)
+        base_lm = policy.lm if opened.config == policy.config else make_decoder(opened.config)[0]
+    sample = make_sampler(policy.lm, source, max_new_tokens=source.lengths.text)
+    same = base_lm is policy.lm  # one program for both
     functions = {role: role_functions(source, role_of(runs[role]))[role] for role in ("detector", "analyzer")}
     functions["entailment"] = make_entailment(*functions["analyzer"], stop_id=stop_id(source))
     pairs = [reward_and_judge(runs[role]) for role in ("detector", "analyzer")]
     return VisaParts(
         config=config,
         source=source,
-        decoder=decoder,
-        lm=lm,
+        policy=policy,
         readers=make_readers(source, functions["detector"], functions["entailment"], None),
-        base=runs["base"].params,
-        start=runs["start"].params,
+        base=base,
         rewarders=(pairs[0][0], pairs[1][0]),
         judges=(pairs[0][1], pairs[1][1]),
         functions=functions,
-        sample=make_sampler(lm, source, max_new_tokens=source.lengths.text),
+        sample=sample,
+        sample_base=sample if same else make_sampler(base_lm, source, max_new_tokens=source.lengths.text),
     )
 
 
-_VISA_KINDS = {"base": "base", "start": "visa_sft", "detector": "detector", "analyzer": "analyzer"}
+VISA_READERS = ("detector", "analyzer")
 
 
 def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> list[str]:
@@ -183,13 +209,13 @@ def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> 
     lengths = parts.source.lengths
     prompts = prompt_batch(
         parts.source.tokenizer,
-        [answer_prompt(question) for question in questions],
+        [parts.source.template.answer(question) for question in questions],
         np.zeros((len(questions), 1)),
         [""] * len(questions),
         prompt_length=lengths.visa_prompt,
         context_length=1,
     )
-    return parts.sample(parts.base, prompts, key, SOURCE_TEMPERATURE).texts
+    return parts.sample_base(parts.base, prompts, key, SOURCE_TEMPERATURE).texts
 
 
 def fits(source: Source, text: str) -> bool:
@@ -247,15 +273,29 @@ def visa_rewards(parts: VisaParts) -> tuple[Reward, ...]:
     return tuple(Reward(name, *scores[name]) for name in config.visa.reward_names)
 
 
-def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
-    """(experiment, start params, method state) of a VISA run."""
+class Started(NamedTuple):
+    """A run before its first step."""
+
+    experiment: Experiment
+    params: Params  # what is trained
+    reference: Params  # of the KL term; with adapters their base
+    method_state: Any
+
+
+def make_join(config: PolicyConfig) -> JoinFn:
+    """How the update joins what is trained with the reference's parameters."""
+    return make_lora_join(config.lora) if config.lora else whole
+
+
+def make_visa(parts: VisaParts) -> Started:
+    """A VISA run at its start."""
     config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
     method = visa_method.make_method(config.visa)
     pool = make_pool(parts, config.pool, "train", config.pool_base_share, config.seed)
     experiment = Experiment(
         method=method,
         lm=parts.lm,
-        policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature),
+        policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature, chunk=config.policy.logp_chunk or None),
         rewards=visa_rewards(parts),
         prompts_fn=make_visa_prompts_fn(
             source, pool, jax.jit(method.condition), config.loop.prompts_per_step, jax.random.key_data
@@ -264,42 +304,35 @@ def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
         max_new_tokens=source.lengths.text,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
-        axes_fn=functools.partial(policy_axes, config=parts.decoder),
+        join_fn=make_join(config.policy),
+        axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
-    return experiment, {"decoder": parts.start}, method.init()
+    return Started(experiment, {"decoder": parts.policy.trained}, {"decoder": parts.policy.frozen}, method.init())
 
 
 def open_moc(config: MocTrainConfig) -> MocParts:
     """Open the runs that a MOC config names. UserError naming the field of the first that is missing."""
-    source = make_source(config.data)
-    start = open_run(config.runs.start, "config.runs.start", "moc_sft")
+    source, encoding = make_source(config.data), config.preference_encoding
     models = [open_run(path, f"config.runs.rewards[{i}]", "reward_model") for i, path in enumerate(config.runs.rewards)]
-    role, encoding = role_of(start), config.preference_encoding
+    window, key = source.lengths.moc_prompt + source.lengths.answer, jax.random.key(config.seed)
+    start = open_decoder(config.runs.start, "config.runs.start", ("moc_sft",), source, config.policy, window=window)
     require(
-        role.preference_encoding == encoding,
+        start.role is None or start.role.preference_encoding == encoding,
         "config.preference_encoding",
-        f"is {encoding!r}, but {config.runs.start} was trained with {role.preference_encoding!r}",
+        f"is {encoding!r}, but {config.runs.start} was trained with {start.role and start.role.preference_encoding!r}",
     )
-    condition = condition_size(encoding, len(config.moc.reward_names))
-    decoder = decoder_config(source, role.trunk, condition)
-    lm, _ = make_decoder(decoder)
-    params = dict(start.params)
-    if condition:  # the start has never seen a preference: the map begins at zero
-        kernel = jnp.zeros((condition, decoder.width))  # placed like the rest, or programs compile for it once more
-        params["condition"] = {"kernel": jax.device_put(kernel, params["embedding"].sharding)}
+    policy = make_policy(start, config.policy, key, condition_size(encoding, len(config.moc.reward_names)))
     score = role_functions(source, role_of(models[0]))["reward_model"]
     pairs = [reward_and_judge(run) for run in models]
     return MocParts(
         config=config,
         source=source,
-        decoder=decoder,
-        lm=lm,
+        policy=policy,
         readers=make_readers(source, None, None, score),
-        start=params,
         rewarders=tuple(pair[0] for pair in pairs),
         judges=tuple(pair[1] for pair in pairs),
         functions={"reward_model": score},
-        sample=make_sampler(lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
+        sample=make_sampler(policy.lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
     )
 
 
@@ -310,20 +343,25 @@ def learned_rewards(
     return np.stack([parts.readers.reward(params, questions, answers) for params in models], axis=1)
 
 
-def make_moc(parts: MocParts) -> tuple[Experiment, Params, Any]:
-    """(experiment, start params, method state) of a MOC run; the reward scale is frozen on the start policy."""
+def make_moc(parts: MocParts) -> Started:
+    """A MOC run at its start; the reward scale is frozen on the start policy. A critic is trained as a whole."""
     config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
     method = moc_method.make_method(config.moc)
     questions = source.questions(config.questions, config.seed, "train")
     score = make_learned_reward(parts.functions["reward_model"], end_id=tokenizer.eos_token_id)
-    critic_fn, critic_params = None, None
+    critic_fn, critic = None, {}
     if method.signals:
-        critic_fn, init_critic = make_critic(role_width(parts), method.signals)
-        critic_params = init_critic(jax.random.key(config.seed))
+        critic_fn, init_critic = make_critic(parts.policy.config.width, method.signals)
+        critic = {"critic": init_critic(jax.random.key(config.seed))}
     experiment = Experiment(
         method=method,
-        lm=parts.lm,
-        policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature, critic_fn=critic_fn),
+        lm=parts.policy.lm,
+        policy_fn=make_policy_fn(
+            parts.policy.lm,
+            temperature=config.loop.temperature,
+            critic_fn=critic_fn,
+            chunk=config.policy.logp_chunk or None,
+        ),
         rewards=tuple(
             Reward(name, score, params) for name, params in zip(config.moc.reward_names, parts.rewarders, strict=True)
         ),
@@ -339,15 +377,11 @@ def make_moc(parts: MocParts) -> tuple[Experiment, Params, Any]:
         max_new_tokens=source.lengths.answer,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
-        axes_fn=functools.partial(policy_axes, config=parts.decoder),
+        join_fn=make_join(config.policy),
+        axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
-    params = {"decoder": parts.start} | ({"critic": critic_params} if method.signals else {})
-    return experiment, params, method.init(jnp.asarray(scale_samples(parts, questions)))
-
-
-def role_width(parts: MocParts) -> int:
-    """Width of the policy's trunk."""
-    return parts.start["embedding"].shape[1]
+    trained, reference = ({"decoder": params} | critic for params in (parts.policy.trained, parts.policy.frozen))
+    return Started(experiment, trained, reference, method.init(jnp.asarray(scale_samples(parts, questions))))
 
 
 def scale_samples(parts: MocParts, questions: list[str]) -> np.ndarray:

@@ -21,20 +21,18 @@ import jax
 import numpy as np
 from absl import flags
 
+from visa_jax.cli.decoders import open_written
 from visa_jax.cli.flags import UsageError
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import PRETRAINED, Run, open_pretrained_run, open_run, run_kind
+from visa_jax.cli.runs import PRETRAINED, open_pretrained_run, open_run, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import UserError, from_config_dict, load_config
-from visa_jax.data.source import Source
-from visa_jax.data.symbols import BOS
-from visa_jax.data.template import answer_prompt, condition_size, moc_prompt
+from visa_jax.data.template import Template
 from visa_jax.data.tokenizer import before_stop, decode_batch, pad_id
 from visa_jax.evaluation.queue import complete
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.models.cache import KV_CACHE_DTYPES
-from visa_jax.training.roles import RoleConfig, decoder_config
 from visa_jax.types import LanguageModel, Params
 
 WRITERS = ("base", "visa_sft", "moc_sft", "visa", "moc")
@@ -136,7 +134,7 @@ def open_writer(directory: Path, prompt: str, preference: list[float] | None, ch
     is_run = "model_type" not in config
     if is_run and run_kind(config) != PRETRAINED:
         if chat:
-            raise UserError(f"--chat: {directory} holds a run that was trained without a chat template")
+            raise UserError(f"--chat: {directory} holds a run, which is asked as it was trained (config.data.chat)")
         return _open_run(directory, prompt, preference)
     if preference is not None:
         raise UserError(f"--preference: {directory} is a Hugging Face model, only a MOC run can be steered by one")
@@ -187,15 +185,17 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
     if preference is not None and kind not in STEERED:
         raise UserError(f"--preference: {directory} holds a run of {kind!r}, only a MOC run can be steered by one")
     found = open_run(directory, "--model", WRITERS, made_by="visa-jax train or supervise")
-    config, source, role = run_decoder(found)
+    source = make_source(from_config_dict(DataConfig, found.config.data, f"{directory}/config.json: data"))
+    opened = open_written(found, source)
+    config, encoding = opened.config, found.config.get("preference_encoding", "")
     if kind == "moc":
         _check_preference(directory, preference, len(found.config.moc.reward_names))
-    elif kind == "moc_sft" and role.preference_encoding != "prefix":
-        _check_preference(directory, preference, len(role.preferences[0]))
+    elif kind == "moc_sft" and (encoding := opened.role.preference_encoding) != "prefix":
+        _check_preference(directory, preference, len(opened.role.preferences[0]))
     elif preference is not None:  # a prefix is a learned map, and only MOC learns it
         raise UserError(f"--preference: {directory} was not trained to read one, the moc run that starts from it is")
     tokenizer = source.tokenizer
-    whole = prompt_of(kind, role, prompt, preference)
+    whole = prompt_of(kind, source.template, prompt, preference, encoding)
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     warn_unknown("--prompt", check_text("--prompt", prompt, tokenizer, config.max_length))
 
@@ -204,32 +204,15 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
         return f"{prompt.strip()} {completion}".strip(), completion
 
     lm, _ = make_decoder(config)
-    return Writer(lm, found.params, ids, config.max_length, tokenizer.eos_token_id, pad_id(tokenizer), write)
+    return Writer(lm, opened.params, ids, config.max_length, tokenizer.eos_token_id, pad_id(tokenizer), write)
 
 
-def run_decoder(found: Run) -> tuple[DecoderConfig, Source, RoleConfig]:
-    """The decoder of a run that writes text, the source that it was trained on, and ``start_role``."""
-    named = f"{found.workdir}/config.json: data"
-    source, role = make_source(from_config_dict(DataConfig, found.config.data, named)), start_role(found)
-    objectives = len(found.config.moc.reward_names) if run_kind(found.config) == "moc" else 0
-    condition = condition_size(role.preference_encoding, objectives) if objectives else 0
-    return decoder_config(source, role.trunk, condition), source, role
-
-
-def start_role(found: Any) -> RoleConfig:
-    """The role of a supervised run; of a train run that of the policy it started from."""
-    while "role" not in found.config:
-        start = found.config.runs.start
-        found = open_run(start, f"{found.workdir}/config.json: runs.start", ("visa_sft", "moc_sft"))
-    return from_config_dict(RoleConfig, found.config.role, f"{found.workdir}/config.json: role")
-
-
-def prompt_of(kind: str, role: RoleConfig, prompt: str, preference: list[float] | None) -> str:
-    """The prompt as the run was trained on: a question, with tags before it for MOC; as it stands for a rewriter."""
+def prompt_of(kind: str, template: Template, prompt: str, preference: list[float] | None, encoding: str) -> str:
+    """The prompt as the run was trained on: a question, with the preference for MOC; as it stands for a rewriter."""
     question = read_text("--prompt", prompt)
     if kind in REWRITERS:
-        return f"{BOS} {prompt.strip().removeprefix(BOS).strip()}"
-    return answer_prompt(question) if preference is None else moc_prompt(question, preference, role.preference_encoding)
+        return template.begin + prompt.strip().removeprefix(template.begin.strip()).strip()
+    return template.answer(question) if preference is None else template.moc(question, preference, encoding)
 
 
 def _check_preference(directory: Path, preference: list[float] | None, objectives: int) -> None:

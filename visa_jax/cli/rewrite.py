@@ -27,7 +27,6 @@ from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.cli.train import read_config
 from visa_jax.config import UserError, suggestion
 from visa_jax.data.pool import Pool, visa_prompts
-from visa_jax.data.template import visa_prompt
 from visa_jax.data.tokenizer import encode_batch
 from visa_jax.evaluation.quality import NEUTRAL
 from visa_jax.evaluation.rewrites import named_values
@@ -69,7 +68,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     target_M = find_target(parts, request, before_M, translator)
     for flag, words in unknown.items():
         warn_unknown(flag, words)
-    looped = rewrite(parts, found.params, request, before_M, target_M, values.tries, values.seed)
+    looped = rewrite(parts, parts.policy.join(found.params), request, before_M, target_M, values.tries, values.seed)
     told = report(request, before_M, target_M, looped)
     print(json.dumps(told) if values.json else as_text(told))
     return 0
@@ -125,7 +124,7 @@ def check_request(parts: VisaParts, request: Request) -> dict[str, list[str]]:
 
 def _check_prompt(parts: VisaParts, request: Request, target_M: np.ndarray) -> None:
     """The whole prompt must fit: question, text and the target's levels."""
-    prompt = visa_prompt(request.question, request.text, target_M, parts.source.template)
+    prompt = parts.source.template.visa(request.question, request.text, target_M)
     size, limit = len(parts.source.tokenizer(prompt, add_special_tokens=False)["input_ids"]), parts.source.lengths
     if size > limit.visa_prompt:
         raise UserError(f"--text: the prompt of {size} tokens is longer than the model's window of {limit.visa_prompt}")

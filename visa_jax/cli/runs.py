@@ -3,7 +3,7 @@
 workdir/config.json   the whole config, which tells its kind by role.role (supervise) or method (train)
 workdir/tokenizer/    a transformers fast tokenizer
 workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
-workdir/huggingface/  of a run of 'pretrained' (visa-jax convert): config.json and generation_config.json of its source
+workdir/huggingface/  of a run that stands on a Hugging Face model: that model's config.json and generation_config.json
 """
 
 import shutil
@@ -24,6 +24,7 @@ from visa_jax.training.supervised import twin
 from visa_jax.types import Params
 
 PRETRAINED = "pretrained"  # kind of a run that was a Hugging Face directory
+HUGGINGFACE = "huggingface"
 
 
 class Run(NamedTuple):
@@ -35,10 +36,17 @@ class Run(NamedTuple):
     tokenizer: Any
 
 
-def save_run(workdir: str | Path, config: Any, source: Source, params: Params, step: int) -> None:
-    """Write everything that ``open_run`` needs; the parameters last, so that a run without them is unfinished."""
+def save_run(
+    workdir: str | Path, config: Any, source: Source, params: Params, step: int, huggingface: Path | None = None
+) -> None:
+    """Write everything that ``open_run`` needs; the parameters last, so that a run without them is unfinished.
+
+    ``huggingface``: the directory whose config.json says what decoder it is, where no role's trunk does.
+    """
     workdir = Path(workdir)
     save_config(workdir, config)
+    if huggingface is not None:
+        _keep_family(huggingface, workdir)
     save_tokenizer(source.tokenizer, workdir / "tokenizer")
     save_params(workdir, params, step=step)
 
@@ -76,10 +84,7 @@ def open_run(
 def save_pretrained_run(workdir: str | Path, source: Path, params: Params, tokenizer: Any, dtype: str) -> None:
     """Keep a model read from the Hugging Face directory ``source`` as a run; ``dtype`` is that of its files."""
     workdir = Path(workdir)
-    (workdir / "huggingface").mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "generation_config.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, workdir / "huggingface" / name)
+    _keep_family(source, workdir)
     save_config(workdir, ConfigDict({"role": {"role": PRETRAINED}, "dtype": dtype}))
     tokenizer.save_pretrained(str(workdir / "tokenizer"))
     save_params(workdir, params)
@@ -95,7 +100,7 @@ def open_pretrained_run(
     workdir = Path(workdir)
     if not (workdir / "final.json").is_file():
         raise UserError(f"{field}: {workdir} holds an unfinished run; make it again with visa-jax convert")
-    source = workdir / "huggingface"
+    source = workdir / HUGGINGFACE
     config = read_decoder_config(source)
     tokenizer = load_any_tokenizer(workdir / "tokenizer", config.vocab_size)
     if check_fn is not None:
@@ -104,6 +109,13 @@ def open_pretrained_run(
     end_ids, pad_id = special_ids(source)
     model = Pretrained(lm, load_params(workdir), config, end_ids, pad_id, read_family(source))
     return model, tokenizer, load_config(workdir).dtype
+
+
+def _keep_family(source: Path, workdir: Path) -> None:
+    (workdir / HUGGINGFACE).mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, workdir / HUGGINGFACE / name)
 
 
 def reward_and_judge(run: Run) -> tuple[Params, Params]:

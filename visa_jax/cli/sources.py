@@ -19,6 +19,7 @@ from visa_jax.data.sources.tokens import TokenizerConfig, open_tokenizer
 from visa_jax.data.sources.truthfulqa import read_truthfulqa
 from visa_jax.data.sources.valuebench import read_valuebench
 from visa_jax.data.sources.valueeval import describe_mapping, read_valueeval
+from visa_jax.data.template import TEMPLATES, make_template
 from visa_jax.evaluation.run import make_readers
 from visa_jax.training.roles import RoleConfig, role_functions
 
@@ -40,6 +41,8 @@ class DataConfig:
     fields: FieldConfig = FieldConfig()
     sizes: SizeConfig = SizeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    template: str = "levels"  # levels: prompts in special tokens | json: in plain words, for published models
+    chat: bool = False  # json as the user's turn of the tokenizer's chat template
     test_share: float = 0.1  # of the questions
     most_rows: int = 0  # of a file, from all over it, for a quick try; 0 = all
 
@@ -48,6 +51,9 @@ class DataConfig:
         require(
             self.value_format in FORMATS, "value_format", f"{self.value_format!r} is not one of {', '.join(FORMATS)}"
         )
+        require(self.template in TEMPLATES, "template", f"{self.template!r} is not one of {', '.join(TEMPLATES)}")
+        require(not self.chat or self.template == "json", "chat", "needs template = json")
+        require(self.path or self.template == "levels", "template", "is for files, the testbed knows levels alone")
         require(0 < self.test_share < 1, "test_share", "must be in (0, 1)")
         require(self.most_rows >= 0, "most_rows", "must be >= 0")
         require(bool(self.path) or not (self.value_path or self.value_run), "path", "is empty: the testbed is labelled")
@@ -67,7 +73,10 @@ def read_source(config: DataConfig) -> Source:
     rows = _read(config, config.path, config.format)
     labelled = _read(config, config.value_path, config.value_format) if config.value_path else []
     everything = [text for row in (*rows, *labelled) for text in (row.question, row.answer)]
-    tokenizer = open_tokenizer(config.tokenizer, everything)
+    tokenizer = open_tokenizer(config.tokenizer, everything, config.template)
+    if config.chat and not tokenizer.chat_template:
+        raise UserError("config.data.chat: the tokenizer of config.data.tokenizer.directory has no chat template")
+    template = make_template(config.template, tokenizer, config.chat)
 
     def body(path: str, rows: list[TextRow]) -> Body:
         return make_body(path, rows, tokenizer, config.sizes, seed=config.seed, test_share=config.test_share)
@@ -79,8 +88,10 @@ def read_source(config: DataConfig) -> Source:
     if "valueeval" in (config.format, config.value_path and config.value_format):
         _tell(f"labels to values: {describe_mapping()}")
     args = (Path(config.path).stem, texts, values, tokenizer, config.sizes)
-    bare = make_text_source(*args)
-    return make_text_source(*args, _make_label_fn(config.value_run, bare)) if config.value_run else bare
+    bare = make_text_source(*args, template=template)
+    if not config.value_run:
+        return bare
+    return make_text_source(*args, _make_label_fn(config.value_run, bare), template=template)
 
 
 def _read(config: DataConfig, path: str, kind: str) -> list[TextRow]:

@@ -1,6 +1,8 @@
 """Train a supervised part: base language model, detector, translator, Fact Analyzer, reward model, SFT policy.
 
 visa-jax supervise --config=configs/detector.py:tiny --workdir=runs/detector
+
+A language model (base, visa_sft, moc_sft) may start from a Hugging Face model, too, and be trained by adapters.
 """
 
 import dataclasses
@@ -13,26 +15,41 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from visa_jax.cli.decoders import MADE_BY, Policy, is_pretrained, make_policy, open_decoder
 from visa_jax.cli.flags import define_config, define_workdir
 from visa_jax.cli.main import run
 from visa_jax.cli.runs import open_run, save_run
 from visa_jax.cli.sources import DataConfig, make_source
-from visa_jax.config import from_config_dict, require, to_config_dict
+from visa_jax.config import UserError, from_config_dict, require, to_config_dict
 from visa_jax.data.source import Source
 from visa_jax.evaluation.parts import measure_part
+from visa_jax.models.lora import attach
 from visa_jax.training.metrics import MetricsWriter
+from visa_jax.training.policy import PolicyConfig
 from visa_jax.training.progress import Progress, graceful_stop
-from visa_jax.training.roles import ROLES, RoleConfig, held_out_loss, make_task, role_functions, solve_detector
+from visa_jax.training.roles import (
+    LANGUAGE_MODELS,
+    ROLES,
+    RoleConfig,
+    held_out_loss,
+    make_task,
+    role_functions,
+    solve_detector,
+)
 from visa_jax.training.supervised import Stopper, fit, twin
 from visa_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperviseConfig:
-    """One supervised run; ``start`` names the run whose parameters or trunk it starts from ("" = from nothing)."""
+    """One supervised run; ``start`` names the run whose parameters or trunk it starts from ("" = from nothing).
+
+    A language model may start from a Hugging Face model: then that says what it is, and ``role.trunk`` nothing.
+    """
 
     role: RoleConfig
     data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()  # of a language model with a start
     start: str = ""
     patience: int = 0  # evaluations without a new low of the held-out loss before it stops; 0 = all steps
     evaluate_every: int = 50  # steps, with patience
@@ -40,6 +57,8 @@ class SuperviseConfig:
     def __post_init__(self):
         require(self.patience >= 0, "patience", "must be >= 0")
         require(self.evaluate_every >= 1, "evaluate_every", "must be at least 1")
+        startable = self.start and self.role.role in LANGUAGE_MODELS
+        require(startable or not self.policy.lora_rank, "policy.lora_rank", "is for language models that have a start")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -54,22 +73,41 @@ def complete_config(config: ConfigDict) -> ConfigDict:
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     config = from_config_dict(SuperviseConfig, values.config)
-    start = open_run(config.start, "config.start").params if config.start else None
     source = make_source(config.data)
-    supervise(config, values.workdir, source, start)
+    supervise(config, values.workdir, source, open_start(config, source))
     quality = json.loads((Path(values.workdir) / "quality.json").read_text())
     print(json.dumps({"workdir": values.workdir, **quality}))
     return 0
 
 
-def supervise(config: SuperviseConfig, workdir: str | Path, source: Source, start: Params | None) -> Params:
+def open_start(config: SuperviseConfig, source: Source) -> Policy | Params | None:
+    """What ``config.start`` names: of a language model its ``Policy``, of a reading role the trunk's parameters.
+
+    Raises UserError as ``open_decoder`` does.
+    """
+    if not config.start:
+        return None
+    role, lengths = config.role.role, source.lengths
+    if role in LANGUAGE_MODELS:
+        longest = {"base": lengths.document, "moc_sft": lengths.moc_prompt + lengths.answer}
+        window = longest.get(role, lengths.visa_prompt + lengths.text)
+        opened = open_decoder(config.start, "config.start", LANGUAGE_MODELS, source, config.policy, window=window)
+        return make_policy(opened, config.policy, jax.random.key(config.role.seed))
+    if Path(config.start).is_dir() and is_pretrained(Path(config.start)):
+        raise UserError(f"config.start: {config.start} is a Hugging Face model, a {role} starts from a run of ours")
+    return open_run(config.start, "config.start", made_by=MADE_BY).params
+
+
+def supervise(
+    config: SuperviseConfig, workdir: str | Path, source: Source, start: Policy | Params | None = None
+) -> Params:
     """Train one part, measure it on held-out rows, and keep it in ``workdir``.
 
     Args:
-      start: trunk (or whole policy) parameters to begin with.
+      start: of ``open_start``.
 
     Returns:
-      The parameters; with twins they have a leading axis of 2.
+      What was trained: parameters or adapters; with twins they have a leading axis of 2.
     """
     workdir = Path(workdir)
     if config.role.ridge:
@@ -78,7 +116,8 @@ def supervise(config: SuperviseConfig, workdir: str | Path, source: Source, star
         summary = {"steps": 1, "seconds": time.perf_counter() - started, "held_out": []}
     else:
         params, summary = _fit(config, workdir, source, start)
-    save_run(workdir, to_config_dict(config), source, params, summary["steps"])
+    huggingface = start.huggingface if isinstance(start, Policy) else None
+    save_run(workdir, to_config_dict(config), source, params, summary["steps"], huggingface)
     quality = {"steps": summary["steps"], "seconds": round(summary["seconds"], 1)}
     if summary["held_out"]:
         quality["held_out_loss"] = summary["held_out"]
@@ -87,8 +126,13 @@ def supervise(config: SuperviseConfig, workdir: str | Path, source: Source, star
     return params
 
 
-def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Params | None) -> tuple[Params, dict]:
-    task = make_task(config.role, source, start)
+def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Policy | Params | None) -> tuple[Params, dict]:
+    if isinstance(start, Policy):
+        task, params, lora = make_task(config.role, source, decoder=start.config), start.trained, config.policy.lora
+        if lora:
+            task = task._replace(frozen=start.frozen, join=lambda low, frozen: attach(frozen, low, lora))
+    else:
+        task, params = make_task(config.role, source, start), None
     stopper = _stopper(config, source, task)
     steps = config.role.fit.steps
     with MetricsWriter(workdir, tensorboard=False) as writer, Progress(config.role.role, steps) as progress:
@@ -102,7 +146,7 @@ def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Params |
                     stop.finish(f"nothing was kept in {workdir}; a supervised part is trained in one go")
 
             key = jax.random.key(config.role.seed)
-            return fit(task, config.role.fit, key, stopper=stopper, on_step=on_step)
+            return fit(task, config.role.fit, key, params=params, stopper=stopper, on_step=on_step)
 
 
 def _measure(role: RoleConfig, source: Source, params: Params) -> dict:

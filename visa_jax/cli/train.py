@@ -95,13 +95,14 @@ def open_parts(config: VisaTrainConfig | MocTrainConfig) -> Any:
 
 
 def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Params:
-    """Train (or go on with) the run of ``parts`` in ``workdir`` and return the policy's decoder parameters."""
+    """Train (or go on with) the run of ``parts`` in ``workdir``; returns what was trained of the policy's decoder."""
     workdir, config = Path(workdir), parts.config
     is_visa = isinstance(parts, VisaParts)
-    experiment, params, method_state = make_visa(parts) if is_visa else make_moc(parts)
+    started = make_visa(parts) if is_visa else make_moc(parts)
+    method_state = started.method_state
     monitor = make_visa_monitor(parts) if is_visa else make_moc_monitor(parts, method_state.normalizer)
-    experiment = experiment._replace(evaluate_fn=lambda params: monitor(params["decoder"]))
-    state = start(experiment, config.loop, params, method_state, jax.random.key(config.seed))
+    experiment = started.experiment._replace(evaluate_fn=lambda params: monitor(params["decoder"]))
+    state = start(experiment, config.loop, started.params, method_state, jax.random.key(config.seed))
     resumed = checkpoint.latest_step(workdir)
     if resumed is not None:
         state = checkpoint.restore(workdir, state)
@@ -119,13 +120,14 @@ def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Para
             on_checkpoint=lambda step, state: checkpoint.save(workdir, step, state),
             should_stop=lambda: bool(stop),
         )
-        state = train(experiment, config.loop, state, params, hooks)
+        state = train(experiment, config.loop, state, started.reference, hooks)
         if stop:
             stop.finish(f"saved step {int(state.step)} in {workdir}; the same command goes on from there")
-    save_run(workdir, to_config_dict(config), parts.source, state.params["decoder"], int(state.step))
+    learned, step = state.params["decoder"], int(state.step)
+    save_run(workdir, to_config_dict(config), parts.source, learned, step, parts.policy.huggingface)
     if not is_visa:
         save_normalizer(workdir, method_state.normalizer)
-    return state.params["decoder"]
+    return learned
 
 
 def save_normalizer(workdir: Path, normalizer) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
-from visa_jax.data.template import moc_prompt, visa_prompt
 from visa_jax.types import PromptBatch
 
 
@@ -28,7 +27,7 @@ def visa_prompts(source: Source, pool: Pool, rows: np.ndarray, target_NM: np.nda
     """Prompts that ask to rewrite rows of the pool towards targets; rewards see the source answer."""
     answers = [pool.answers[i] for i in rows]
     prompts = [
-        visa_prompt(pool.questions[i], pool.answers[i], target, source.template)
+        source.template.visa(pool.questions[i], pool.answers[i], target)
         for i, target in zip(rows, target_NM, strict=True)
     ]
     lengths = source.lengths
@@ -41,7 +40,7 @@ def moc_prompts(
     source: Source, questions: Sequence[str], preference_NK: np.ndarray, encoding: str = "text"
 ) -> PromptBatch:
     """Prompts that state a preference before the question; rewards see the bare question."""
-    prompts = [moc_prompt(q, p, encoding) for q, p in zip(questions, preference_NK, strict=True)]
+    prompts = [source.template.moc(q, p, encoding) for q, p in zip(questions, preference_NK, strict=True)]
     lengths = source.lengths
     return prompt_batch(
         source.tokenizer,

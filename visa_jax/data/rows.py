@@ -16,13 +16,15 @@ from visa_jax.types import PromptBatch
 Rows = dict[str, np.ndarray]
 
 
-def document_rows(tokenizer, documents: Sequence[str], length: int, *, pack: bool) -> Rows:
-    """Documents as <bos> ... <eos> in rows of ``length`` tokens; one longer than a row is cut.
+def document_rows(
+    tokenizer, documents: Sequence[str], length: int, *, pack: bool, begin: str = f"{BOS} ", end: str = f" {EOS}"
+) -> Rows:
+    """Documents between ``begin`` and ``end`` in rows of ``length`` tokens; one longer than a row is cut.
 
     ``pack`` lays several into a row; a model then has to learn to ignore its neighbours, which delays copying from
     the context by hundreds of steps where documents are as short as the testbed's (LOG.md).
     """
-    encoded = tokenizer([f"{BOS} {text} {EOS}" for text in documents], add_special_tokens=False)["input_ids"]
+    encoded = tokenizer([f"{begin}{text}{end}" for text in documents], add_special_tokens=False)["input_ids"]
     rows: list[list[int]] = [[]]
     for ids in encoded:
         ids = ids[:length]

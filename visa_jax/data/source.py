@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from visa_jax.data.template import Template, make_template
 from visa_jax.data.testbed import corpus, objectives, probes
 from visa_jax.data.testbed.bed import Testbed, make_testbed
 from visa_jax.data.testbed.documents import pretraining_documents
@@ -38,7 +39,7 @@ class Source(NamedTuple):
     name: str
     tokenizer: Any
     lengths: Lengths
-    template: str  # of the VISA prompt, see data/template.py
+    template: Template  # how prompts are written
     documents: Callable[[int, int, str], list[str]]
     pack_documents: bool  # several documents in a row of pretraining text
     questions: Callable[[int, int, str], list[str]]
@@ -57,16 +58,16 @@ class Source(NamedTuple):
 
 def make_testbed_source(seed: int = 0) -> Source:
     """The embedded testbed as a source."""
-    testbed, wishes = make_testbed(seed), Wishes(seed)
+    testbed, wishes, tokenizer = make_testbed(seed), Wishes(seed), make_testbed_tokenizer()
 
     def rng(task: int, n_seed: int, split: str) -> np.random.Generator:
         return np.random.default_rng([task, n_seed, int(split == "test")])
 
     return Source(
         name="testbed",
-        tokenizer=make_testbed_tokenizer(),
+        tokenizer=tokenizer,
         lengths=Lengths(question=6, text=32, visa_prompt=46, wish=32, moc_prompt=16, answer=25, document=68),
-        template="levels",
+        template=make_template("levels", tokenizer),
         pack_documents=False,
         documents=lambda n, s, split: pretraining_documents(testbed, rng(0, s, split), n, split),
         questions=lambda n, s, split: corpus.questions(testbed, rng(9, s, split), n, split),

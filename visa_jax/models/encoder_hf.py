@@ -27,6 +27,7 @@ from visa_jax.models.weights import Weights, open_weights, read_json, write_json
 from visa_jax.types import Params
 
 BARE, CLASSIFIER = "Model", "ForSequenceClassification"  # ends of architecture names
+MASKED = "ForMaskedLM"  # as encoders are pretrained: read as the bare model, its head is another task's
 # constants, and a table that DeBERTa's published files hold and its models do not read
 UNUSED = ("embeddings.position_ids", "embeddings.position_embeddings.weight")
 OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
@@ -113,7 +114,8 @@ def save_encoder(
 def read_encoder_config(directory: str | Path, **changes) -> tuple[str, EncoderConfig]:
     """``(model_type, EncoderConfig)`` of ``directory/config.json``. UserError for what the encoder cannot be.
 
-    A bare model of a family that knows a pooler is given one; whether the file has it is seen by ``fit_encoder``.
+    A bare model of a family that knows a pooler is given one; whether the file has it is seen by ``fit_encoder``. A
+    masked language model is its bare model.
     """
     path = Path(directory) / "config.json"
     contents = read_json(path)
@@ -122,10 +124,9 @@ def read_encoder_config(directory: str | Path, **changes) -> tuple[str, EncoderC
         raise UserError(f"{path}: model_type {name!r} is none of {', '.join(ENCODER_FAMILIES)}")
     family = ENCODER_FAMILIES[name]
     architecture = (contents.get("architectures") or [family.name + BARE])[0]
-    if architecture not in (family.name + BARE, family.name + CLASSIFIER):
-        raise UserError(
-            f"{path}: architecture {architecture!r} is none of {family.name + BARE}, {family.name + CLASSIFIER}"
-        )
+    known = [family.name + end for end in (BARE, MASKED, CLASSIFIER)]
+    if architecture not in known:
+        raise UserError(f"{path}: architecture {architecture!r} is none of {', '.join(known)}")
     refuse_fields(path, contents, family.refused)
 
     def make():
@@ -174,7 +175,7 @@ def fit_encoder(
 
 def _read_head(family, architecture, contents):
     """pooler and classes of an architecture."""
-    if architecture == family.name + BARE:
+    if architecture != family.name + CLASSIFIER:
         return dict(pooler=family.pooled if family.pooler else None)
     return dict(pooler=family.pooled, classes=len(contents.get("id2label") or range(contents.get("num_labels", 2))))
 

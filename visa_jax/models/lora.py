@@ -102,9 +102,11 @@ def adapter_axes(names: tuple[str, ...], inputs: int) -> tuple[tuple[str, str], 
 def attach(params: Params, adapters: Params, config: LoraConfig) -> Params:
     """Parameters of the adapted model: records of the same arrays, nothing is copied or computed.
 
+    A leaf of ``adapters`` that is no A or B is a parameter that is trained as a whole and takes the base's place.
     Gradients: differentiate a function of the adapters that calls this.
     """
-    leaves, flat = flatten_dict(params), flatten_dict(adapters)
+    flat = flatten_dict(adapters)
+    leaves = flatten_dict(params) | _whole(flat)
     for path in _adapted(flat):
         low = LowRank(kernel=leaves[path], a=flat[*path[:-1], "a"], b=flat[*path[:-1], "b"], scale=config.scale)
         leaves[path] = low
@@ -116,7 +118,8 @@ def merge_adapters(params: Params, adapters: Params, config: LoraConfig) -> Para
 
     Of a quantised base take ``quantize.dense_params`` first, or the unquantised weights.
     """
-    leaves, flat = flatten_dict(params), flatten_dict(adapters)
+    flat = flatten_dict(adapters)
+    leaves = flatten_dict(params) | _whole(flat)
     for path in _adapted(flat):
         kernel = leaves[path]
         require(hasattr(kernel, "dtype"), "/".join(path), "is quantised: make it dense before adapters are merged")
@@ -128,6 +131,10 @@ def merge_adapters(params: Params, adapters: Params, config: LoraConfig) -> Para
 
 def _adapted(flat_adapters) -> list[Path]:
     return [(*path[:-1], "kernel") for path in flat_adapters if path[-1] == "a"]
+
+
+def _whole(flat_adapters):
+    return {path: leaf for path, leaf in flat_adapters.items() if path[-1] not in ("a", "b")}
 
 
 def _kernel_shape(path, kernel):

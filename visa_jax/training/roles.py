@@ -15,7 +15,6 @@ import numpy as np
 from visa_jax.config import UserError, require
 from visa_jax.data.rows import Rows, document_rows, entailment_rows, pair_rows, text_rows
 from visa_jax.data.source import TWIN_SEED, Source
-from visa_jax.data.template import moc_prompt, visa_prompt
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.readers import make_analyzer, make_detector, make_reward_reader
 from visa_jax.models.words import make_word_detector, solve_word_detector
@@ -71,7 +70,7 @@ class RoleSpec(NamedTuple):
 
 
 class RoleModel(NamedTuple):
-    """What a role trains: its loss, and its head on the trunk (None = a language model, the trunk alone)."""
+    """What a role trains: its loss, and its head on the trunk (None = a language model, the decoder alone)."""
 
     loss: Callable
     init_head: Callable | None
@@ -90,10 +89,15 @@ def decoder_config(source: Source, trunk: TrunkConfig, condition: int = 0) -> De
     )
 
 
-def make_task(config: RoleConfig, source: Source, base: Params | None = None) -> Task:
-    """The task of a role. With ``base`` (trunk parameters) it starts from there, else from nothing."""
+def make_task(
+    config: RoleConfig, source: Source, base: Params | None = None, decoder: DecoderConfig | None = None
+) -> Task:
+    """The task of a role. With ``base`` (trunk parameters) it starts from there, else from nothing.
+
+    ``decoder``: what a language model is, where it is not the config's trunk.
+    """
     spec = ROLES[config.role]
-    lm, init_decoder = make_decoder(decoder_config(source, config.trunk))
+    lm, init_decoder = make_decoder(decoder or decoder_config(source, config.trunk))
     model = spec.model(lm, source)
     each = [
         row_batches(spec.rows(source, config, seed, "train"), config.fit.batch_size, seed) for seed in _seeds(config)
@@ -143,6 +147,8 @@ def _base_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Row
         source.documents(config.rows, seed, split),
         source.lengths.document,
         pack=source.pack_documents,
+        begin=source.template.begin,
+        end=source.template.end,
     )
 
 
@@ -170,7 +176,7 @@ def _reward_rows(source: Source, config: RoleConfig, seed: int, split: str) -> R
 
 def _visa_sft_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
     drawn = _need(source, "visa_pairs")(config.rows, seed, split)
-    prompts = [visa_prompt(p.question, p.source, p.target, source.template) for p in drawn]
+    prompts = [source.template.visa(p.question, p.source, p.target) for p in drawn]
     sizes = (source.lengths.visa_prompt, source.lengths.text)
     return pair_rows(source.tokenizer, prompts, [p.reference for p in drawn], sizes, end=True)
 
@@ -179,7 +185,7 @@ def _moc_sft_rows(source: Source, config: RoleConfig, seed: int, split: str) -> 
     drawn = _need(source, "answers")(config.rows, seed, split)
     chosen = np.random.default_rng([9, seed]).integers(len(config.preferences), size=len(drawn))
     prompts = [
-        moc_prompt(d.question, config.preferences[i], config.preference_encoding)
+        source.template.moc(d.question, config.preferences[i], config.preference_encoding)
         for d, i in zip(drawn, chosen, strict=True)
     ]
     sizes = (source.lengths.moc_prompt, source.lengths.answer)
@@ -208,6 +214,7 @@ def _reward_model(lm: LanguageModel, source: Source) -> RoleModel:
     return RoleModel(tasks.reward_model_loss(score), init_head)
 
 
+LANGUAGE_MODELS = ("base", "visa_sft", "moc_sft")
 ROLES = {
     "base": RoleSpec(_base_rows, _language_model(tasks.language_loss)),
     "detector": RoleSpec(_detector_rows, _reader(tasks.detector_loss)),
@@ -236,8 +243,9 @@ def held_out_loss(task: Task, rows: Rows, batch_size: int) -> Callable[[Params],
     }
 
     @jax.jit
-    def loss(params, stacked):
-        sums = jax.lax.map(lambda batch: task.loss(params, batch)[0], stacked)
+    def loss(params, stacked, frozen):
+        joined = task.join(params, frozen)
+        sums = jax.lax.map(lambda batch: task.loss(joined, batch)[0], stacked)
         return jnp.sum(sums.total) / jnp.sum(sums.weight)
 
-    return lambda params: float(loss(params, stacked))
+    return lambda params: float(loss(params, stacked, task.frozen))

@@ -17,6 +17,7 @@ import optax
 from visa_jax.config import require
 from visa_jax.training.metrics import check_finite
 from visa_jax.training.optimizer import OptimizerConfig, make_optimizer
+from visa_jax.training.update import whole
 from visa_jax.types import Params
 
 
@@ -28,6 +29,8 @@ class Task(NamedTuple):
     loss: Callable[[Params, Any], tuple]  # (params, batch) -> (WeightedSum, metrics of WeightedSum)
     batch: Callable[[int], Any]  # step -> pytree of numpy arrays; with twins: a leading twin axis
     twins: int = 0  # 0: one model; n: n models side by side, params and batches have a leading axis
+    frozen: Params | None = None  # what is not trained: data of the programs, for a constant would be compiled in
+    join: Callable[[Params, Params], Params] = whole  # (params, frozen) -> what the loss takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +55,11 @@ class Stopper(NamedTuple):
 
 
 def make_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
-    """``step(params, opt_state, batch) -> (params, opt_state, metrics)``; pure, jitted by ``fit``."""
+    """``step(params, opt_state, batch, frozen) -> (params, opt_state, metrics)``; pure, jitted by ``fit``."""
 
-    def single(params, opt_state, batch):
+    def single(params, opt_state, batch, frozen):
         def loss_fn(params):
-            total, sums = task.loss(params, batch)
+            total, sums = task.loss(task.join(params, frozen), batch)
             return total.mean(), sums | {"loss": total}
 
         grads, sums = jax.grad(loss_fn, has_aux=True)(params)
@@ -64,7 +67,7 @@ def make_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
         metrics = {name: value.mean() for name, value in sums.items()} | {"grad_norm": optax.tree.norm(grads)}
         return optax.apply_updates(params, updates), opt_state, metrics
 
-    return jax.vmap(single) if task.twins else single
+    return jax.vmap(single, in_axes=(0, 0, 0, None)) if task.twins else single
 
 
 def fit(
@@ -95,7 +98,7 @@ def fit(
     best, best_params, bad, history, started = np.inf, None, 0, [], time.perf_counter()
     pending, step = None, 0
     for step in range(config.steps):
-        params, opt_state, metrics = step_fn(params, opt_state, task.batch(step))
+        params, opt_state, metrics = step_fn(params, opt_state, task.batch(step), task.frozen)
         _report(pending, on_step)  # of the step before: the device is busy with this one
         pending = (step, metrics)
         if stopper and (step + 1) % stopper.every == 0:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from visa_jax.losses import entailment, next_token, shift_regression, value_regression
 from visa_jax.ops.numerics import token_logps
-from visa_jax.types import LanguageModel, Params, WeightedSum
+from visa_jax.rollout import completion_logps
+from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout, WeightedSum
 
 
 def language_loss(lm: LanguageModel) -> Callable:
@@ -28,10 +29,19 @@ def completion_loss(lm: LanguageModel) -> Callable:
     """Next-token loss of a reference completion behind its prompt (SFT); the prompt itself is not learned."""
 
     def loss(params: Params, batch: dict) -> tuple[WeightedSum, dict]:
-        prefix = lm.prefill(params, batch["context"], batch["context_mask"])
-        hidden_BTD = lm.extend(params, prefix, batch["token"], batch["mask"])
-        state_BTD = jnp.concatenate([prefix.last_hidden_ND[:, None], hidden_BTD[:, :-1]], axis=1)
-        return next_token(token_logps(lm.logits(params, state_BTD), batch["token"]), batch["mask"]), {}
+        context, mask = batch["context"], batch["context_mask"]
+        nothing = jnp.zeros((context.shape[0], 0))
+        prompts = PromptBatch(
+            prompt_NL=context, prompt_mask_NL=mask, condition_NM=nothing, context_NS=context, context_mask_NS=mask
+        )
+        given = Rollout(
+            prompts=prompts,
+            completion_BT=batch["token"],
+            mask_BT=batch["mask"],
+            logp_BT=jnp.zeros(batch["token"].shape),
+        )
+        logp_BT, _ = completion_logps(lm, params, given)
+        return next_token(logp_BT, batch["mask"]), {}
 
     return loss
 

@@ -15,7 +15,8 @@ from visa_jax.data.source import Lengths, Source
 from visa_jax.data.sources.body import Body, SizeConfig, draw_epochs, twin_rows
 from visa_jax.data.sources.records import TextRow
 from visa_jax.data.sources.sentences import draw_pair, join_answers, label_stops
-from visa_jax.data.symbols import MOST_OBJECTIVES, SEP
+from visa_jax.data.symbols import MOST_OBJECTIVES
+from visa_jax.data.template import Template, make_template
 from visa_jax.data.testbed.corpus import VisaPair, corrupt
 from visa_jax.data.testbed.entailment import EntailmentPair
 from visa_jax.data.testbed.objectives import ScoredAnswer
@@ -31,21 +32,32 @@ ECHOED_WORDS = (6, 24)  # fewest and most words of an echo
 DAMAGED = 0.15  # share of a reward model's answers that are scrambled and score 0: broken text must not pay [ours]
 
 
-def make_lengths(sizes: SizeConfig) -> Lengths:
+def make_lengths(sizes: SizeConfig, template: Template, tokenizer: Any) -> Lengths:
     """Limits of every prompt from those of a question and a text; a prompt that states all ten values fits."""
+
+    def around(prompt: str) -> int:
+        return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+
+    target, preference = np.full(len(VALUES), -0.55), (0.25,) * MOST_OBJECTIVES  # nothing takes more tokens to say
     return Lengths(
         question=sizes.question,
         text=sizes.text,
-        visa_prompt=sizes.question + sizes.text + len(VALUES) + 4,  # <bos> and three <sep>
+        visa_prompt=sizes.question + sizes.text + around(template.visa("", "", target)) + template.slack,
         wish=sizes.text,
-        moc_prompt=sizes.question + 4 * MOST_OBJECTIVES + 2,  # a tag and three digits an objective
+        moc_prompt=sizes.question + around(template.moc("", preference, "text")) + template.slack,
         answer=sizes.text,
         document=max(sizes.question + 2 * sizes.text + 4, 64),
     )
 
 
 def make_text_source(
-    name: str, body: Body, labelled: Body | None, tokenizer: Any, sizes: SizeConfig, label_fn: LabelFn | None = None
+    name: str,
+    body: Body,
+    labelled: Body | None,
+    tokenizer: Any,
+    sizes: SizeConfig,
+    label_fn: LabelFn | None = None,
+    template: Template | None = None,
 ) -> Source:
     """The source of a user's rows.
 
@@ -53,13 +65,16 @@ def make_text_source(
       body: questions with answers: what is rewritten, answered and pretrained on.
       labelled: rows with value labels for the detector; None = those of ``body``. They are pretrained on too.
       label_fn: reads the values of texts without labels (a detector); SFT pairs need it where ``body`` has no labels.
+      template: None = that of special tokens.
     """
-    texts = _Texts(body, labelled or body, tokenizer, sizes, label_fn)
+    template = template or make_template("levels", tokenizer)
+    lengths = make_lengths(sizes, template, tokenizer)
+    texts = _Texts(body, labelled or body, tokenizer, sizes, label_fn, lengths.document, template.separator)
     return Source(
         name=name,
         tokenizer=tokenizer,
-        lengths=make_lengths(sizes),
-        template="levels",
+        lengths=lengths,
+        template=template,
         documents=texts.documents,
         pack_documents=False,
         questions=texts.questions,
@@ -80,9 +95,19 @@ def make_text_source(
 class _Texts:
     """The row functions of a source, each (n, seed, split) -> n rows; rows come again once all were drawn."""
 
-    def __init__(self, body: Body, values: Body, tokenizer: Any, sizes: SizeConfig, label_fn: LabelFn | None):
+    def __init__(
+        self,
+        body: Body,
+        values: Body,
+        tokenizer: Any,
+        sizes: SizeConfig,
+        label_fn: LabelFn | None,
+        document: int,
+        separator: str,
+    ):
         self.body, self.values, self.tokenizer, self.sizes, self.label_fn = body, values, tokenizer, sizes, label_fn
-        self._document_words = make_lengths(sizes).document  # a word has at least one token, so as many fill a row
+        self._document_words = document  # a word has at least one token, so as many fill a row
+        self._separator = separator
 
     def documents(self, n: int, seed: int, split: str) -> list[str]:
         """``question <sep> answer`` (plain), with the answer said again until the row is full (restated), or random
@@ -99,7 +124,7 @@ class _Texts:
                 parts = [rows[i].question, rows[i].answer]
             if kind != "plain":
                 parts += parts[-1:] * (self._document_words // max(len(parts[-1].split()), 1))
-            made.append(f" {SEP} ".join(filter(None, parts)))
+            made.append(self._separator.join(filter(None, parts)))
         return made
 
     def questions(self, n: int, seed: int, split: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tokenizer of a user's texts: trained on them, or loaded from a directory and given this project's tokens."""
+"""The tokenizer of a user's texts: trained on them, or a directory's, with or without this project's tokens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,14 +23,20 @@ class TokenizerConfig:
         require(self.kind in KINDS, "kind", f"{self.kind!r} is not one of {', '.join(KINDS)}")
 
 
-def open_tokenizer(config: TokenizerConfig, texts: Sequence[str]) -> Any:
-    """A transformers fast tokenizer with every special token of ``data/symbols.py``.
+def open_tokenizer(config: TokenizerConfig, texts: Sequence[str], template: str = "levels") -> Any:
+    """A transformers fast tokenizer: with every special token of ``data/symbols.py`` where ``template`` is "levels",
+    else that of the directory as it is, for a published model knows no other tokens.
 
     Raises:
-      UserError: no such directory, a vocabulary too small, or no token of its own for the full stop.
+      UserError: no such directory, a vocabulary too small, no end token, or no token of its own for the full stop.
     """
     if config.directory:
-        tokenizer = add_special_tokens(load_tokenizer(config.directory))
+        tokenizer = load_tokenizer(config.directory)
+        if template == "levels":
+            tokenizer = add_special_tokens(tokenizer)
+        tokenizer.padding_side = "right"
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"config.data.tokenizer.directory: the tokenizer of {config.directory} has no end token")
     else:
         tokenizer = train_tokenizer(texts, config.kind, config.vocab_size)
     stop = tokenizer.convert_tokens_to_ids(".")

@@ -1,0 +1,212 @@
+"""Decoders that a field names: a run of ours, a Hugging Face directory, or a run that `visa-jax convert` made of one.
+
+1 ``open_decoder``   a directory -> sizes and plain parameters, checked against the source before they are read
+2 ``make_policy``    those -> what is frozen, what is trained, and how the two are joined
+3 ``open_written``   a finished run -> the decoder that it left, adapters on their base
+
+A run that stands on a Hugging Face model keeps that model's config.json (``huggingface/``); where it trained adapters,
+params/ holds them alone, and their base is opened where the run's config says that it started.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from visa_jax.cli.runs import HUGGINGFACE, PRETRAINED, Run, open_pretrained_run, open_run, run_kind
+from visa_jax.config import FieldError, UserError, from_config_dict, load_config
+from visa_jax.data.source import Source
+from visa_jax.data.template import condition_size
+from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
+from visa_jax.models.hf import read_decoder_config
+from visa_jax.models.lora import attach, merge_adapters
+from visa_jax.models.quantize import dense_params
+from visa_jax.training.policy import PolicyConfig
+from visa_jax.training.roles import LANGUAGE_MODELS, RoleConfig, decoder_config
+from visa_jax.types import LanguageModel, Params
+
+MADE_BY = "visa-jax supervise, or name a Hugging Face directory"
+
+
+class Opened(NamedTuple):
+    """A decoder with its parameters."""
+
+    config: DecoderConfig
+    params: Params
+    role: RoleConfig | None  # that a run of ``supervise``, or what a run of ``train`` started from, was made with
+    huggingface: Path | None  # holds config.json of its family; None = a decoder of a role's trunk
+
+
+class Policy(NamedTuple):
+    """A decoder ready to be trained."""
+
+    lm: LanguageModel
+    config: DecoderConfig
+    frozen: Params  # the start: the KL reference, and with adapters their base
+    trained: Params  # what training begins with: ``frozen`` itself, or fresh adapters
+    join: Callable[[Params], Params]  # what was trained -> the parameters that ``lm`` takes
+    huggingface: Path | None
+
+
+def is_pretrained(directory: Path) -> bool:
+    """Whether a directory holds a Hugging Face model, as it was published or as `visa-jax convert` keeps it."""
+    config = load_config(directory)
+    return "model_type" in config or run_kind(config) == PRETRAINED
+
+
+def open_decoder(
+    directory: str | Path,
+    field: str,
+    kinds: tuple[str, ...],
+    source: Source,
+    policy: PolicyConfig,
+    *,
+    window: int,
+    trained: bool = True,
+) -> Opened:
+    """The decoder in a directory, computed as ``policy`` says, with plain parameters.
+
+    Args:
+      field: the config field or flag that names it, for messages.
+      kinds: of runs that may stand there; a Hugging Face model always may.
+      window: tokens of a prompt with its completion, which must fit.
+      trained: False for a decoder that stays as it is.
+
+    Raises:
+      UserError: missing, damaged or of another kind, with another vocabulary than the source's, too narrow a window, a
+        pattern of ``policy`` that names nothing; a published model is refused before its parameters are read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{field}: {directory} does not exist; make it with {MADE_BY}")
+
+    def check(config: DecoderConfig, tokenizer: Any) -> None:
+        _check_vocabulary(directory, field, tokenizer, source)
+        if config.max_length < window:
+            raise UserError(
+                f"{field}: {directory} has a window of {config.max_length} tokens, prompt and completion of "
+                f"config.data.sizes need {window}"
+            )
+        if trained and policy.lora:
+            _check_pattern(config, policy)
+
+    kept = policy.frozen_dtype if trained else policy.dtype
+    contents = load_config(directory)
+    if "model_type" in contents:
+        model, _ = load_pretrained(directory, param_dtype=kept, check_fn=check)
+        opened = Opened(model.config, model.params, None, directory)
+    elif run_kind(contents) == PRETRAINED:
+        model, *_ = open_pretrained_run(directory, field, check_fn=check)
+        opened = Opened(model.config, model.params, None, directory / HUGGINGFACE)
+    else:
+        found = open_run(directory, field, kinds, made_by=MADE_BY)
+        opened = open_written(found, source, merged=True)
+        check(opened.config, found.tokenizer)
+    params = jax.tree.map(lambda leaf: leaf.astype(kept), opened.params)
+    return opened._replace(config=policy.computed(opened.config), params=params)
+
+
+def make_policy(opened: Opened, config: PolicyConfig, key: jax.Array, condition: int = 0) -> Policy:
+    """What ``config`` makes of a decoder; ``key`` draws adapters.
+
+    With ``condition`` it reads a vector of that size beside its prompt; its start has never seen one, so the map begins
+    at zero, and is trained as a whole beside adapters, too.
+    """
+    decoder = dataclasses.replace(opened.config, condition=condition)
+    lm, _ = make_decoder(decoder)
+    lora = config.lora
+    frozen = _named(lambda: config.freeze(opened.params)) if lora else dict(opened.params)
+    trained = _named(lambda: config.adapters(key, frozen)) if lora else frozen
+    if condition:  # placed like the rest, or programs compile for it once more
+        place = frozen["embedding"].sharding
+        for tree in (frozen, trained) if lora else (frozen,):
+            tree["condition"] = {"kernel": jax.device_put(jnp.zeros((condition, decoder.width)), place)}
+    return Policy(
+        lm, decoder, frozen, trained, (lambda low: attach(frozen, low, lora)) if lora else _same, opened.huggingface
+    )
+
+
+def open_written(found: Run, source: Source, *, merged: bool = False) -> Opened:
+    """The decoder that a run of a language model or of ``train`` left.
+
+    Adapters stand beside their base, as they were trained; ``merged``: in plain float32 parameters that compute the
+    same, of a quantised base those that its levels stand for.
+
+    Raises UserError where what adapters stand on is not there any more.
+    """
+    config, policy, role = read_written(found, source)
+    params, own = found.params, found.workdir / HUGGINGFACE
+    if policy.lora:
+        field, start = _start_of(found.config)
+        named = f"{found.workdir}/config.json: {field}"
+        base = open_decoder(start, named, LANGUAGE_MODELS, source, policy, window=0)
+        frozen = policy.freeze(base.params)
+        if merged:
+            plain = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dense_params(frozen))
+            params = merge_adapters(plain, params, policy.lora)
+        else:
+            params = attach(frozen, params, policy.lora)
+    return Opened(config, params, role, own if own.is_dir() else None)
+
+
+def read_written(found: Run, source: Source) -> tuple[DecoderConfig, PolicyConfig, RoleConfig | None]:
+    """What ``open_written`` reads before parameters: the decoder, how it was trained, and ``start_role``."""
+    own = found.workdir / HUGGINGFACE
+    policy = from_config_dict(PolicyConfig, found.config.get("policy", {}), f"{found.workdir}/config.json: policy")
+    role = start_role(found.workdir, found.config)
+    decoder = read_decoder_config(own) if own.is_dir() else decoder_config(source, role.trunk)
+    moc = found.config.get("moc")
+    condition = condition_size(found.config.preference_encoding, len(moc.reward_names)) if moc else 0
+    return policy.computed(dataclasses.replace(decoder, condition=condition)), policy, role
+
+
+def base_of(found: Run) -> str | None:
+    """The Hugging Face directory that a run started from; None where it started from a run."""
+    _, start = _start_of(found.config)
+    return start if "model_type" in load_config(start) else None
+
+
+def start_role(workdir: Path, config: Any) -> RoleConfig | None:
+    """The role of a supervised run; of a train run that of what it started from, None of a Hugging Face model."""
+    if "role" in config:
+        return from_config_dict(RoleConfig, config.role, f"{workdir}/config.json: role")
+    field, start = _start_of(config)
+    if not Path(start).is_dir():
+        raise UserError(f"{workdir}/config.json: {field}: {start} does not exist; make it with {MADE_BY}")
+    return None if is_pretrained(Path(start)) else start_role(Path(start), load_config(start))
+
+
+def _start_of(config: Any) -> tuple[str, str]:
+    """(field, directory) of what a run started from."""
+    return ("start", config.start) if "role" in config else ("runs.start", config.runs.start)
+
+
+def _check_vocabulary(directory: Path, field: str, tokenizer: Any, source: Source) -> None:
+    theirs, ours = tokenizer.get_vocab(), source.tokenizer.get_vocab()
+    if theirs == ours:
+        return
+    differing = sorted(word for word in theirs.keys() | ours.keys() if theirs.get(word) != ours.get(word))
+    raise UserError(
+        f"{field}: the tokenizer of {directory} ({len(theirs)} tokens) is not that of config.data.tokenizer.directory "
+        f"({len(ours)} tokens, {differing[0]!r} differs); a run has one vocabulary: name {directory} there, and for a "
+        "published model config.data.template=json"
+    )
+
+
+def _check_pattern(decoder: DecoderConfig, policy: PolicyConfig) -> None:
+    shapes = jax.eval_shape(make_decoder(decoder)[1], jax.random.key(0))
+    _named(lambda: jax.eval_shape(lambda: policy.adapters(jax.random.key(0), shapes)))
+
+
+def _named(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except FieldError as error:
+        raise FieldError(f"config.policy.{error.field}", error.message) from None
+
+
+def _same(params: Params) -> Params:
+    return params
