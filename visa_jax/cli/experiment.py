@@ -12,29 +12,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from visa_jax.cli.runs import Run, open_run, reward_and_judge
+from visa_jax.cli.rewards import CONSISTENCIES, ReadingConfig, make_texts_fn, open_moc_parts, open_visa_parts, role_of
+from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import DataConfig, make_source
-from visa_jax.config import from_config_dict, require
+from visa_jax.config import require
 from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, moc_prompts, visa_prompts
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
 from visa_jax.data.template import PREFERENCE_ENCODINGS, answer_prompt, condition_size
 from visa_jax.data.tokenizer import pad_id
-from visa_jax.evaluation.run import Readers, make_readers, make_sampler
+from visa_jax.evaluation.run import Readers, make_sampler
 from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.rewards import rules
-from visa_jax.rewards.base import Reward
-from visa_jax.rewards.entailment import make_consistency, make_entailment
+from visa_jax.rewards.base import Reward, TextReward
+from visa_jax.rewards.entailment import make_consistency
 from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
 from visa_jax.training.placement import policy_axes
 from visa_jax.training.policy import make_policy_fn
-from visa_jax.training.roles import RoleConfig, decoder_config, role_functions, stop_id
+from visa_jax.training.roles import decoder_config, stop_id
 from visa_jax.types import LanguageModel, Params, PromptBatch
 
 SOURCE_TEMPERATURE = 0.7  # at which the frozen base model answers (ours)
@@ -47,9 +48,12 @@ class VisaRuns:
 
     base: str  # the frozen language model that answers
     start: str  # the rewriter's start and KL reference: a visa_sft run
-    detector: str
-    analyzer: str
+    detector: str  # a detector run, or a Hugging Face classifier of the ten values
+    analyzer: str  # an analyzer run, or a Hugging Face NLI classifier (with consistency = embedding: any encoder)
     translator: str = ""  # only wishes in plain words need it
+    judge_detector: str = ""  # what judges in place of the detector's twin; "" = the twin
+    judge_analyzer: str = ""
+    embedder: str = ""  # a Hugging Face encoder: only the reward "similarity" needs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,7 @@ class VisaTrainConfig:
     visa: visa_method.VisaConfig = visa_method.VisaConfig()
     loop: LoopConfig = LoopConfig()
     value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
+    consistency: str = "nli"  # nli [read] | embedding: what a Hugging Face analyzer is; a run is what it is
     pool: int = 2048  # source answers to draw from
     pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
     evaluation_rows: int = 64  # judged now and then while training
@@ -70,6 +75,7 @@ class VisaTrainConfig:
     def __post_init__(self):
         require(self.method == "visa", "method", f"{self.method!r} is not visa")
         require(self.value_reward in VALUE_REWARDS, "value_reward", f"is not one of {', '.join(VALUE_REWARDS)}")
+        require(self.consistency in CONSISTENCIES, "consistency", f"is not one of {', '.join(CONSISTENCIES)}")
         require(self.pool >= self.loop.prompts_per_step, "pool", "holds fewer rows than a step draws")
 
 
@@ -78,7 +84,16 @@ class MocRuns:
     """The supervised runs that MOC stands on, by directory."""
 
     start: str  # the policy's start and KL reference: a moc_sft run
-    rewards: tuple[str, ...]  # one reward_model run per objective, in the order of moc.reward_names
+    rewards: tuple[str, ...]  # a reward_model run or Hugging Face classifier per objective, as moc.reward_names
+    reading: ReadingConfig = ReadingConfig()  # of Hugging Face reward models
+    judge_rewards: tuple[str, ...] = ()  # what judges in place of their twins, "" = the twin; () = all twins
+    judge_reading: ReadingConfig = ReadingConfig()
+
+    def __post_init__(self):
+        judges = len(self.judge_rewards)
+        require(judges in (0, len(self.rewards)), "judge_rewards", f"{judges} judges for {len(self.rewards)} rewards")
+        self.reading.check("reading", self.rewards)
+        self.judge_reading.check("judge_reading", self.rewards)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +137,12 @@ class VisaParts(NamedTuple):
     readers: Readers
     base: Params
     start: Params
-    rewarders: tuple[Params, Params]  # detector and analyzer that reward
-    judges: tuple[Params, Params]  # detector and analyzer that only judge
+    rewarders: tuple[Any, Any]  # detector and analyzer that reward: params, or functions of texts (cli/rewards.py)
+    judges: tuple[Any, Any]  # detector and analyzer that only judge
     functions: dict[str, Any]
     sample: Any  # evaluation/run.py:make_sampler
+    text_rewards: dict[str, TextReward]
+    notes: tuple[str, ...]  # what has no independent judge
 
 
 class MocParts(NamedTuple):
@@ -137,15 +154,12 @@ class MocParts(NamedTuple):
     lm: LanguageModel
     readers: Readers
     start: Params
-    rewarders: tuple[Params, ...]
-    judges: tuple[Params, ...]
+    rewarders: tuple[Any, ...]
+    judges: tuple[Any, ...]
     functions: dict[str, Any]
     sample: Any
-
-
-def role_of(run: Run) -> RoleConfig:
-    """The role config that a supervised run was made with."""
-    return from_config_dict(RoleConfig, run.config.role, f"{run.workdir}/config.json: role")
+    text_rewards: dict[str, TextReward]
+    notes: tuple[str, ...]
 
 
 def open_visa(config: VisaTrainConfig) -> VisaParts:
@@ -157,25 +171,19 @@ def open_visa(config: VisaTrainConfig) -> VisaParts:
     policy_role = role_of(runs["start"])
     decoder = decoder_config(source, policy_role.trunk)
     lm, _ = make_decoder(decoder)
-    functions = {role: role_functions(source, role_of(runs[role]))[role] for role in ("detector", "analyzer")}
-    functions["entailment"] = make_entailment(*functions["analyzer"], stop_id=stop_id(source))
-    pairs = [reward_and_judge(runs[role]) for role in ("detector", "analyzer")]
     return VisaParts(
         config=config,
         source=source,
         decoder=decoder,
         lm=lm,
-        readers=make_readers(source, functions["detector"], functions["entailment"], None),
         base=runs["base"].params,
         start=runs["start"].params,
-        rewarders=(pairs[0][0], pairs[1][0]),
-        judges=(pairs[0][1], pairs[1][1]),
-        functions=functions,
         sample=make_sampler(lm, source, max_new_tokens=source.lengths.text),
+        **open_visa_parts(config, source)._asdict(),
     )
 
 
-_VISA_KINDS = {"base": "base", "start": "visa_sft", "detector": "detector", "analyzer": "analyzer"}
+_VISA_KINDS = {"base": "base", "start": "visa_sft"}
 
 
 def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> list[str]:
@@ -229,7 +237,7 @@ def make_visa_set(parts: VisaParts, rows: int, split: str, base_share: float, se
     return VisaSet(pool, target_NM, visa_prompts(parts.source, pool, np.arange(rows), target_NM))
 
 
-def visa_rewards(parts: VisaParts) -> tuple[Reward, ...]:
+def visa_rewards(parts: VisaParts) -> tuple[Reward | TextReward, ...]:
     """The rewards that the config names, in its order; UserError for one that there is not."""
     config, end = parts.config, {"end_id": parts.source.tokenizer.eos_token_id}
     detect = parts.functions["detector"]
@@ -242,9 +250,10 @@ def visa_rewards(parts: VisaParts) -> tuple[Reward, ...]:
         "format": (rules.make_format(stop_id=stop_id(parts.source), **end), ()),
         "length": (rules.make_length(**end), ()),
     }
+    known = {name: Reward(name, *score) for name, score in scores.items()} | parts.text_rewards
     for name in config.visa.reward_names:
-        require(name in scores, "config.visa.reward_names", f"{name!r} is not one of {', '.join(scores)}")
-    return tuple(Reward(name, *scores[name]) for name in config.visa.reward_names)
+        require(name in known, "config.visa.reward_names", f"{name!r} is not one of {', '.join(known)}")
+    return tuple(known[name] for name in config.visa.reward_names)
 
 
 def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
@@ -264,6 +273,7 @@ def make_visa(parts: VisaParts) -> tuple[Experiment, Params, Any]:
         max_new_tokens=source.lengths.text,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
+        texts_fn=make_texts_fn(tokenizer),
         axes_fn=functools.partial(policy_axes, config=parts.decoder),
     )
     return experiment, {"decoder": parts.start}, method.init()
@@ -273,7 +283,6 @@ def open_moc(config: MocTrainConfig) -> MocParts:
     """Open the runs that a MOC config names. UserError naming the field of the first that is missing."""
     source = make_source(config.data)
     start = open_run(config.runs.start, "config.runs.start", "moc_sft")
-    models = [open_run(path, f"config.runs.rewards[{i}]", "reward_model") for i, path in enumerate(config.runs.rewards)]
     role, encoding = role_of(start), config.preference_encoding
     require(
         role.preference_encoding == encoding,
@@ -287,25 +296,18 @@ def open_moc(config: MocTrainConfig) -> MocParts:
     if condition:  # the start has never seen a preference: the map begins at zero
         kernel = jnp.zeros((condition, decoder.width))  # placed like the rest, or programs compile for it once more
         params["condition"] = {"kernel": jax.device_put(kernel, params["embedding"].sharding)}
-    score = role_functions(source, role_of(models[0]))["reward_model"]
-    pairs = [reward_and_judge(run) for run in models]
     return MocParts(
         config=config,
         source=source,
         decoder=decoder,
         lm=lm,
-        readers=make_readers(source, None, None, score),
         start=params,
-        rewarders=tuple(pair[0] for pair in pairs),
-        judges=tuple(pair[1] for pair in pairs),
-        functions={"reward_model": score},
         sample=make_sampler(lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
+        **open_moc_parts(config, source)._asdict(),
     )
 
 
-def learned_rewards(
-    parts: MocParts, models: tuple[Params, ...], questions: list[str], answers: list[str]
-) -> np.ndarray:
+def learned_rewards(parts: MocParts, models: tuple[Any, ...], questions: list[str], answers: list[str]) -> np.ndarray:
     """[n, K] by the given reward models."""
     return np.stack([parts.readers.reward(params, questions, answers) for params in models], axis=1)
 
@@ -325,7 +327,8 @@ def make_moc(parts: MocParts) -> tuple[Experiment, Params, Any]:
         lm=parts.lm,
         policy_fn=make_policy_fn(parts.lm, temperature=config.loop.temperature, critic_fn=critic_fn),
         rewards=tuple(
-            Reward(name, score, params) for name, params in zip(config.moc.reward_names, parts.rewarders, strict=True)
+            parts.text_rewards.get(name) or Reward(name, score, params)
+            for name, params in zip(config.moc.reward_names, parts.rewarders, strict=True)
         ),
         prompts_fn=make_moc_prompts_fn(
             source,
@@ -339,6 +342,7 @@ def make_moc(parts: MocParts) -> tuple[Experiment, Params, Any]:
         max_new_tokens=source.lengths.answer,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
+        texts_fn=make_texts_fn(tokenizer),
         axes_fn=functools.partial(policy_axes, config=parts.decoder),
     )
     params = {"decoder": parts.start} | ({"critic": critic_params} if method.signals else {})
