@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from visa_jax.config import UserError
 from visa_jax.types import Array, Params, Rollout, Scored
 
 
@@ -72,9 +73,14 @@ def score_texts(
 
     Returns:
       The rewards, laid out as they were; without text rewards ``scored`` itself.
+
+    Raises:
+      UserError: the rows are spread over several processes.
     """
     if not any(isinstance(reward, TextReward) for reward in rewards):
         return scored
+    if not scored.reward_BK.is_fully_addressable:
+        raise UserError("rewards of texts (Hugging Face directories) are for runs of one process")
     column = np.asarray(scored.reward_BK)
     filled_BK = add_text_rewards(rewards, take_rows(column), texts_fn(take_rows(scored.rollout)))
     reward_BK = jax.device_put(filled_BK.reshape(column.shape), scored.reward_BK.sharding)
