@@ -234,6 +234,9 @@ def test_the_loop_measures_what_training_rewards(chain, models):
     """Value match and consistency from the texts, the length from the ids, in one weighted sum."""
     config = visa_config(chain, models)
     parts = open_visa(config)
+    assert (
+        len(parts.notes) == len(open_visa(visa_config(chain, models, judge_detector=config.runs.detector)).notes) == 2
+    )
     fixed = make_visa_set(parts, 3, "test", 0.0, 5)
     looped = make_loop(parts)(parts.start, fixed.prompts, fixed.target_NM, jax.random.key(0), 1)
     for row, (made,) in enumerate(looped.tries):

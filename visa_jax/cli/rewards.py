@@ -214,7 +214,7 @@ def _open_pair(
     *,
     index: int | None = None,
 ) -> _Pair:
-    """A part that rewards and the one that judges it: the one named, else the run's twin, else, with a note, itself."""
+    """A part that rewards and what judges it: another that is named, else the run's twin, else, with a note, itself."""
     name, end = (role, "") if index is None else ("rewards", f"[{index}]")
     field, judge_field = f"config.runs.{name}{end}", f"config.runs.judge_{name}{end}"
     fn, note = None, None
@@ -225,7 +225,7 @@ def _open_pair(
         run = open_run(directory, field, role, made_by="visa-jax supervise")
         fn, independent = _role_fn(source, run, role), bool(run.config.role.twins)
         rewarder, twin = reward_and_judge(run)
-    if judge:
+    if judge and Path(judge).resolve() != Path(directory).resolve():
         judge_fn = open_judge_fn or open_fn
         return _Pair(fn, rewarder, _open_judge(source, role, judge, judge_field, judge_fn), None)
     if not independent:
