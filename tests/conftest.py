@@ -101,12 +101,24 @@ def quick_compiles(compile_cache) -> Iterator[None]:
         yield
 
 
+def load_beside(name: str) -> types.ModuleType:
+    """The module of a file beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def published() -> types.ModuleType:
+    """tests/published.py, which writes tiny Hugging Face directories."""
+    return load_beside("published")
+
+
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory, compile_cache) -> types.ModuleType:
     """tests/chain.py, with the tiny runs that it makes in `chain.directory`; tests must not change these."""
-    spec = importlib.util.spec_from_file_location("chain", Path(__file__).with_name("chain.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_beside("chain")
     with compile_quickly(compile_cache):
         module.directory = module.build_chain(tmp_path_factory.mktemp("chain"))
     return module

@@ -2,7 +2,8 @@
 
 visa-jax detect --workdir=runs/quickstart/detector --text="green walls . always choose mastery ." [--json]
 
-The workdir holds a detector, or a VISA run, whose detector is taken.
+The workdir holds a detector, or a VISA run, whose detector is taken; either may be a Hugging Face classifier whose
+classes are the ten values (docs/visa.md).
 """
 
 import json
@@ -13,7 +14,8 @@ from absl import flags
 
 from visa_jax.cli.flags import define_workdir
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import open_run, reward_and_judge, run_kind
+from visa_jax.cli.rewards import is_huggingface, open_detector
+from visa_jax.cli.runs import Run, open_run, reward_and_judge, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import from_config_dict
@@ -30,21 +32,31 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     text = read_text("--text", values.text)
-    found = open_run(values.workdir, "--workdir", ("detector", "visa"))
-    if run_kind(found.config) == "visa":
-        found = open_run(found.config.runs.detector, f"{values.workdir}/config.json: runs.detector", "detector")
+    directory, field = values.workdir, "--workdir"
+    if not is_huggingface(directory):
+        found = open_run(directory, field, ("detector", "visa"))
+        if run_kind(found.config) == "visa":
+            directory, field = found.config.runs.detector, f"{directory}/config.json: runs.detector"
+    if is_huggingface(directory):
+        vector, unknown = open_detector(directory, field)([text])[0], []
+    else:
+        vector, unknown = read_by_run(open_run(directory, field, "detector"), text)
+    if values.json:
+        print(json.dumps({"text": text, "values": by_name(vector), "unknown_words": unknown}))
+    else:
+        print("\n".join(f"{name:<15} {level:+.2f}" for name, level in zip(VALUES, vector, strict=True)))
+    return 0
+
+
+def read_by_run(found: Run, text: str) -> tuple[np.ndarray, list[str]]:
+    """(values [10], words that the model does not know) of a text by a detector run."""
     where = f"{found.workdir}/config.json"
     source = make_source(from_config_dict(DataConfig, found.config.data, f"{where}: data"))
     role = from_config_dict(RoleConfig, found.config.role, f"{where}: role")
     unknown = check_text("--text", text, source.tokenizer, source.lengths.text)
     warn_unknown("--text", unknown)
     readers = make_readers(source, role_functions(source, role)["detector"], None, None, batch_size=1)
-    vector = readers.values(reward_and_judge(found)[0], [text])[0]
-    if values.json:
-        print(json.dumps({"text": text, "values": by_name(vector), "unknown_words": unknown}))
-    else:
-        print("\n".join(f"{name:<15} {level:+.2f}" for name, level in zip(VALUES, vector, strict=True)))
-    return 0
+    return readers.values(reward_and_judge(found)[0], [text])[0], unknown
 
 
 def by_name(vector: np.ndarray) -> dict[str, float]:

@@ -62,9 +62,10 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         policies = {"sft": parts.start, row_name(config.moc): parts.policy.join(found.params)}
         section, judged = evaluate_moc(parts, policies, load_normalizer(found.workdir), rows, values.grid)
     summary = {"seed": config.seed, "mode": "evaluate", "config": _without_seed(found.config)} | section
+    summary["notes"] = list(parts.notes)
     summary["seconds"] = {"evaluate": {"used": round(time.perf_counter() - began, 1), "budget": None}}
     report = write_evaluation(found.workdir, summary, judged)
-    print(comparison_table(summary))
+    print("\n".join([comparison_table(summary), *(f"note: {note}" for note in parts.notes)]))
     print(f"\nreport: {report}")
     return 0
 

@@ -13,29 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from visa_jax.cli.decoders import Policy, make_policy, open_decoder
-from visa_jax.cli.runs import Run, open_run, reward_and_judge
+from visa_jax.cli.rewards import CONSISTENCIES, ReadingConfig, make_texts_fn, open_moc_parts, open_visa_parts
 from visa_jax.cli.sources import DataConfig, make_source
-from visa_jax.config import from_config_dict, require
+from visa_jax.config import require
 from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, moc_prompts, visa_prompts
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
 from visa_jax.data.template import PREFERENCE_ENCODINGS, condition_size
 from visa_jax.data.tokenizer import pad_id
-from visa_jax.evaluation.run import Readers, make_readers, make_sampler
+from visa_jax.evaluation.run import Readers, make_sampler
 from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
 from visa_jax.models import make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.rewards import rules
-from visa_jax.rewards.base import Reward
-from visa_jax.rewards.entailment import make_consistency, make_entailment
+from visa_jax.rewards.base import Reward, TextReward
+from visa_jax.rewards.entailment import make_consistency
 from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
 from visa_jax.training.placement import policy_axes
 from visa_jax.training.policy import PolicyConfig, make_lora_join, make_policy_fn
-from visa_jax.training.roles import RoleConfig, role_functions, stop_id
+from visa_jax.training.roles import stop_id
 from visa_jax.training.update import JoinFn, whole
 from visa_jax.types import LanguageModel, Params, PromptBatch
 
@@ -49,9 +49,12 @@ class VisaRuns:
 
     base: str  # the frozen language model that answers: a base run or a Hugging Face model
     start: str  # the rewriter's start and KL reference: a visa_sft run or a Hugging Face model
-    detector: str
-    analyzer: str
+    detector: str  # a detector run, or a Hugging Face classifier of the ten values
+    analyzer: str  # an analyzer run, or a Hugging Face NLI classifier (with consistency = embedding: any encoder)
     translator: str = ""  # only wishes in plain words need it
+    judge_detector: str = ""  # what judges in place of the detector's twin; "" = the twin
+    judge_analyzer: str = ""
+    embedder: str = ""  # a Hugging Face encoder: only the reward "similarity" needs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,7 @@ class VisaTrainConfig:
     visa: visa_method.VisaConfig = visa_method.VisaConfig()
     loop: LoopConfig = LoopConfig()
     value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
+    consistency: str = "nli"  # nli [read] | embedding: what a Hugging Face analyzer is; a run is what it is
     pool: int = 2048  # source answers to draw from
     pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
     evaluation_rows: int = 64  # judged now and then while training
@@ -73,6 +77,7 @@ class VisaTrainConfig:
     def __post_init__(self):
         require(self.method == "visa", "method", f"{self.method!r} is not visa")
         require(self.value_reward in VALUE_REWARDS, "value_reward", f"is not one of {', '.join(VALUE_REWARDS)}")
+        require(self.consistency in CONSISTENCIES, "consistency", f"is not one of {', '.join(CONSISTENCIES)}")
         require(self.pool >= self.loop.prompts_per_step, "pool", "holds fewer rows than a step draws")
 
 
@@ -81,7 +86,16 @@ class MocRuns:
     """The supervised runs that MOC stands on, by directory."""
 
     start: str  # the policy's start and KL reference: a moc_sft run or a Hugging Face model
-    rewards: tuple[str, ...]  # one reward_model run per objective, in the order of moc.reward_names
+    rewards: tuple[str, ...]  # a reward_model run or Hugging Face classifier per objective, as moc.reward_names
+    reading: ReadingConfig = ReadingConfig()  # of Hugging Face reward models
+    judge_rewards: tuple[str, ...] = ()  # what judges in place of their twins, "" = the twin; () = all twins
+    judge_reading: ReadingConfig = ReadingConfig()
+
+    def __post_init__(self):
+        judges = len(self.judge_rewards)
+        require(judges in (0, len(self.rewards)), "judge_rewards", f"{judges} judges for {len(self.rewards)} rewards")
+        self.reading.check("reading", self.rewards)
+        self.judge_reading.check("judge_reading", self.rewards)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +138,11 @@ class VisaParts(NamedTuple):
     policy: Policy
     readers: Readers
     base: Params
-    rewarders: tuple[Params, Params]  # detector and analyzer that reward
-    judges: tuple[Params, Params]  # detector and analyzer that only judge
+    rewarders: tuple[Any, Any]  # detector and analyzer that reward: params, or functions of texts (cli/rewards.py)
+    judges: tuple[Any, Any]  # detector and analyzer that only judge
     functions: dict[str, Any]
+    text_rewards: dict[str, TextReward]
+    notes: tuple[str, ...]  # what has no independent judge
     sample: Any  # evaluation/run.py:make_sampler, of the policy
     sample_base: Any  # the same of the base
 
@@ -148,9 +164,11 @@ class MocParts(NamedTuple):
     source: Source
     policy: Policy
     readers: Readers
-    rewarders: tuple[Params, ...]
-    judges: tuple[Params, ...]
+    rewarders: tuple[Any, ...]
+    judges: tuple[Any, ...]
     functions: dict[str, Any]
+    text_rewards: dict[str, TextReward]
+    notes: tuple[str, ...]
     sample: Any
 
     @property
@@ -159,15 +177,9 @@ class MocParts(NamedTuple):
         return self.policy.frozen
 
 
-def role_of(run: Run) -> RoleConfig:
-    """The role config that a supervised run was made with."""
-    return from_config_dict(RoleConfig, run.config.role, f"{run.workdir}/config.json: role")
-
-
 def open_visa(config: VisaTrainConfig) -> VisaParts:
     """Open the runs that a VISA config names. UserError naming the field of the first that is missing."""
     source = make_source(config.data)
-    runs = {role: open_run(getattr(config.runs, role), f"config.runs.{role}", role) for role in VISA_READERS}
     window, key = source.lengths.visa_prompt + source.lengths.text, jax.random.key(config.seed)
     sizes = dict(window=window)
     policy = make_policy(  # in one expression: a base of int8 must not stay in memory as it was read
@@ -184,24 +196,15 @@ def open_visa(config: VisaTrainConfig) -> VisaParts:
         base_lm = policy.lm if opened.config == policy.config else make_decoder(opened.config)[0]
     sample = make_sampler(policy.lm, source, max_new_tokens=source.lengths.text)
     same = base_lm is policy.lm  # one program for both
-    functions = {role: role_functions(source, role_of(runs[role]))[role] for role in ("detector", "analyzer")}
-    functions["entailment"] = make_entailment(*functions["analyzer"], stop_id=stop_id(source))
-    pairs = [reward_and_judge(runs[role]) for role in ("detector", "analyzer")]
     return VisaParts(
         config=config,
         source=source,
         policy=policy,
-        readers=make_readers(source, functions["detector"], functions["entailment"], None),
         base=base,
-        rewarders=(pairs[0][0], pairs[1][0]),
-        judges=(pairs[0][1], pairs[1][1]),
-        functions=functions,
         sample=sample,
         sample_base=sample if same else make_sampler(base_lm, source, max_new_tokens=source.lengths.text),
+        **open_visa_parts(config, source)._asdict(),
     )
-
-
-VISA_READERS = ("detector", "analyzer")
 
 
 def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> list[str]:
@@ -255,7 +258,7 @@ def make_visa_set(parts: VisaParts, rows: int, split: str, base_share: float, se
     return VisaSet(pool, target_NM, visa_prompts(parts.source, pool, np.arange(rows), target_NM))
 
 
-def visa_rewards(parts: VisaParts) -> tuple[Reward, ...]:
+def visa_rewards(parts: VisaParts) -> tuple[Reward | TextReward, ...]:
     """The rewards that the config names, in its order; UserError for one that there is not."""
     config, end = parts.config, {"end_id": parts.source.tokenizer.eos_token_id}
     detect = parts.functions["detector"]
@@ -268,9 +271,10 @@ def visa_rewards(parts: VisaParts) -> tuple[Reward, ...]:
         "format": (rules.make_format(stop_id=stop_id(parts.source), **end), ()),
         "length": (rules.make_length(**end), ()),
     }
+    known = {name: Reward(name, *score) for name, score in scores.items()} | parts.text_rewards
     for name in config.visa.reward_names:
-        require(name in scores, "config.visa.reward_names", f"{name!r} is not one of {', '.join(scores)}")
-    return tuple(Reward(name, *scores[name]) for name in config.visa.reward_names)
+        require(name in known, "config.visa.reward_names", f"{name!r} is not one of {', '.join(known)}")
+    return tuple(known[name] for name in config.visa.reward_names)
 
 
 class Started(NamedTuple):
@@ -304,6 +308,7 @@ def make_visa(parts: VisaParts) -> Started:
         max_new_tokens=source.lengths.text,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
+        texts_fn=make_texts_fn(tokenizer),
         join_fn=make_join(config.policy),
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
@@ -313,7 +318,6 @@ def make_visa(parts: VisaParts) -> Started:
 def open_moc(config: MocTrainConfig) -> MocParts:
     """Open the runs that a MOC config names. UserError naming the field of the first that is missing."""
     source, encoding = make_source(config.data), config.preference_encoding
-    models = [open_run(path, f"config.runs.rewards[{i}]", "reward_model") for i, path in enumerate(config.runs.rewards)]
     window, key = source.lengths.moc_prompt + source.lengths.answer, jax.random.key(config.seed)
     start = open_decoder(config.runs.start, "config.runs.start", ("moc_sft",), source, config.policy, window=window)
     require(
@@ -322,23 +326,16 @@ def open_moc(config: MocTrainConfig) -> MocParts:
         f"is {encoding!r}, but {config.runs.start} was trained with {start.role and start.role.preference_encoding!r}",
     )
     policy = make_policy(start, config.policy, key, condition_size(encoding, len(config.moc.reward_names)))
-    score = role_functions(source, role_of(models[0]))["reward_model"]
-    pairs = [reward_and_judge(run) for run in models]
     return MocParts(
         config=config,
         source=source,
         policy=policy,
-        readers=make_readers(source, None, None, score),
-        rewarders=tuple(pair[0] for pair in pairs),
-        judges=tuple(pair[1] for pair in pairs),
-        functions={"reward_model": score},
         sample=make_sampler(policy.lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
+        **open_moc_parts(config, source)._asdict(),
     )
 
 
-def learned_rewards(
-    parts: MocParts, models: tuple[Params, ...], questions: list[str], answers: list[str]
-) -> np.ndarray:
+def learned_rewards(parts: MocParts, models: tuple[Any, ...], questions: list[str], answers: list[str]) -> np.ndarray:
     """[n, K] by the given reward models."""
     return np.stack([parts.readers.reward(params, questions, answers) for params in models], axis=1)
 
@@ -363,7 +360,8 @@ def make_moc(parts: MocParts) -> Started:
             chunk=config.policy.logp_chunk or None,
         ),
         rewards=tuple(
-            Reward(name, score, params) for name, params in zip(config.moc.reward_names, parts.rewarders, strict=True)
+            parts.text_rewards.get(name) or Reward(name, score, params)
+            for name, params in zip(config.moc.reward_names, parts.rewarders, strict=True)
         ),
         prompts_fn=make_moc_prompts_fn(
             source,
@@ -377,6 +375,7 @@ def make_moc(parts: MocParts) -> Started:
         max_new_tokens=source.lengths.answer,
         end_id=tokenizer.eos_token_id,
         pad_id=pad_id(tokenizer),
+        texts_fn=make_texts_fn(tokenizer),
         join_fn=make_join(config.policy),
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from visa_jax.cli.experiment import MocParts, VisaParts, VisaSet, learned_rewards, make_visa_set, visa_rewards
+from visa_jax.cli.rewards import make_texts_fn
 from visa_jax.data.pool import moc_prompts
 from visa_jax.estimators import QuantileNormalizer, scale_rewards
 from visa_jax.evaluation.preferences import points, policy_rows
@@ -20,6 +21,7 @@ from visa_jax.evaluation.rewrites import (
     shift_bins,
 )
 from visa_jax.evaluation.run import make_measure
+from visa_jax.evaluation.texts import make_text_measure
 from visa_jax.ops.conditions import unseen_preferences
 from visa_jax.rollout.closed_loop import Looped, Measured, run_loop
 from visa_jax.types import Params, PromptBatch
@@ -102,9 +104,12 @@ def make_loop(parts: VisaParts, batch_size: int = 64) -> Callable[..., Looped]:
     """
     config, end_id = parts.config, parts.source.tokenizer.eos_token_id
     detect, entailment = parts.functions["detector"], parts.functions["entailment"]
-    measure = make_measure(
-        visa_rewards(parts), config.visa.reward_weights, detect, entailment, end_id=end_id, batch_size=batch_size
-    )
+    rewards, weights = visa_rewards(parts), config.visa.reward_weights
+    if parts.text_rewards:
+        texts_fn = make_texts_fn(parts.source.tokenizer)
+        measure = make_text_measure(rewards, weights, parts.readers, texts_fn, batch_size=batch_size)
+    else:
+        measure = make_measure(rewards, weights, detect, entailment, end_id=end_id, batch_size=batch_size)
 
     def loop(params: Params, prompts: PromptBatch, target_NM: np.ndarray, key: jax.Array, tries: int = 4) -> Looped:
         def attempt(rows: np.ndarray, number: int) -> tuple[list[str], Measured]:

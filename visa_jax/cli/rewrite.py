@@ -18,10 +18,11 @@ import numpy as np
 from absl import flags
 
 from visa_jax.cli.detect import by_name
-from visa_jax.cli.experiment import VisaParts, open_visa, role_of
+from visa_jax.cli.experiment import VisaParts, open_visa
 from visa_jax.cli.flags import UsageError, define_workdir
 from visa_jax.cli.judging import make_loop
 from visa_jax.cli.main import run
+from visa_jax.cli.rewards import reading, role_of
 from visa_jax.cli.runs import Run, open_run
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.cli.train import read_config
@@ -105,7 +106,7 @@ def one_by_one(parts: VisaParts) -> VisaParts:
     """The same parts with programs for a single row."""
     source, functions = parts.source, parts.functions
     return parts._replace(
-        readers=make_readers(source, functions["detector"], functions["entailment"], None, batch_size=1),
+        readers=reading(make_readers(source, functions["detector"], functions["entailment"], None, batch_size=1)),
         sample=make_sampler(parts.lm, source, max_new_tokens=source.lengths.text, batch_size=1),
     )
 

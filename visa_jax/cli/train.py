@@ -51,6 +51,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         return train_fishwood(config, values.workdir)
     parts = open_parts(config)  # before the workdir is claimed: a start that fails leaves nothing behind
     claim_workdir(values.workdir, to_config_dict(config))
+    for note in parts.notes:
+        print(f"note: {note}", file=sys.stderr)
     train_run(parts, values.workdir)
     print(json.dumps({"workdir": values.workdir, **json.loads((Path(values.workdir) / "final.json").read_text())}))
     return 0

@@ -177,7 +177,8 @@ def stage_rows(seconds: Mapping[str, Any]) -> list[dict]:
 
 def missing_parts(run: RunRecord, figures: Mapping[str, str]) -> list[str]:
     """What a complete report would show and this one does not."""
-    absent = [f"{told} (summary.{key})" for key, told in EXPECTED.items() if not run.summary.get(key)]
+    absent = list(run.summary.get("notes") or ())
+    absent += [f"{told} (summary.{key})" for key, told in EXPECTED.items() if not run.summary.get(key)]
     for section in ("visa", "moc", "fishwood", "fishwood_idle"):
         if run.summary.get(section) and f"control/{section}" not in figures:
             absent.append(f"control figure of {section} (summary.{section}.points)")

@@ -132,6 +132,20 @@ def by_rows(program: Callable, params: Params, arrays: Sequence[np.ndarray], bat
     return np.concatenate(pieces)
 
 
+PROMPT_FIELDS = tuple(PromptBatch.__dataclass_fields__)
+
+
+def make_rollout(arrays: Sequence) -> Rollout:
+    """A rollout from the arrays of a PromptBatch (``PROMPT_FIELDS``), completions and what was drawn of them."""
+    *prompts, token_BT, drawn_BT = arrays
+    return Rollout(
+        prompts=PromptBatch(**dict(zip(PROMPT_FIELDS, prompts, strict=True))),
+        completion_BT=token_BT,
+        mask_BT=drawn_BT,
+        logp_BT=jnp.zeros(token_BT.shape, jnp.float32),
+    )
+
+
 def make_measure(
     rewards: tuple[Reward, ...],
     weights: Sequence[float],
@@ -146,24 +160,18 @@ def make_measure(
     Everything is read from the ids that were drawn, as in training; the reward is the weighted sum of ``rewards``.
     """
     score = stack_rewards(rewards)
-    fields = tuple(PromptBatch.__dataclass_fields__)
 
     @jax.jit
     def measure_rows(params, *arrays):
-        prompts = PromptBatch(**dict(zip(fields, arrays, strict=False)))
-        token_BT, drawn_BT = arrays[len(fields) :]
-        rollout = Rollout(
-            prompts=prompts, completion_BT=token_BT, mask_BT=drawn_BT, logp_BT=jnp.zeros(token_BT.shape, jnp.float32)
-        )
-        detector, analyzer, reward_params = params
-        text = text_tokens(rollout, end_id)
+        rollout, (detector, analyzer, reward_params) = make_rollout(arrays), params
+        prompts, text = rollout.prompts, text_tokens(rollout, end_id)
         sides = entailment_fn(analyzer, prompts.context_NS, prompts.context_mask_NS, *text)
         reward_BK = score(reward_params, rollout).reward_BK
         reward_B = jnp.nansum(reward_BK * jnp.asarray(weights, reward_BK.dtype)[None], axis=1)
         return jnp.concatenate([detect_fn(detector, *text).value_BM, jnp.stack([*sides, reward_B], axis=1)], axis=1)
 
     def measure(params: tuple[Params, Params], prompts: PromptBatch, said: Completions) -> Measured:
-        arrays = [np.asarray(getattr(prompts, name)) for name in fields]
+        arrays = [np.asarray(getattr(prompts, name)) for name in PROMPT_FIELDS]
         everything = (*params, tuple(reward.params for reward in rewards))
         out = by_rows(measure_rows, everything, [*arrays, said.token_BT, said.drawn_BT], batch_size)
         return Measured(out[:, :-3], out[:, -3], out[:, -2], out[:, -1])

@@ -1,13 +1,20 @@
 """What a reward is, and how K of them become ``reward_BK``.
 
 Rewards see the completion and the context (y_orig or the bare question), never the text of the condition.
+
+``Reward``      reads the policy's ids, in a jitted program
+``TextReward``  reads texts, on the host: for models with a tokenizer of their own
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from visa_jax.config import UserError
 from visa_jax.types import Array, Params, Rollout, Scored
 
 
@@ -19,16 +26,81 @@ class Reward(NamedTuple):
     params: Params  # frozen parameters of the model behind it, () for a rule
 
 
-def stack_rewards(rewards: tuple[Reward, ...]) -> Callable[[tuple, Rollout], Scored]:
-    """``score(params of every reward, rollout) -> Scored``: pure, to be jitted by the caller."""
+class Texts(NamedTuple):
+    """B rows of a rollout as texts."""
+
+    context: list[str]  # y_orig or the bare question, once for each row
+    completion: list[str]  # without the end token
+    condition_BM: np.ndarray
+
+
+class TextReward(NamedTuple):
+    """One named reward of texts; ``score(texts) -> float [B]``, NaN where it does not apply."""
+
+    name: str
+    score: Callable[[Texts], np.ndarray]
+    params: Params = ()  # none travel with the programs of a run
+
+
+def stack_rewards(rewards: tuple[Reward | TextReward, ...]) -> Callable[[tuple, Rollout], Scored]:
+    """``score(params of every reward, rollout) -> Scored``: pure, to be jitted by the caller.
+
+    The columns of text rewards are NaN, until ``score_texts`` fills them.
+    """
 
     def score(params: tuple, rollout: Rollout) -> Scored:
-        columns = [reward.score(p, rollout) for reward, p in zip(rewards, params, strict=True)]
+        unread_B = jnp.full(rollout.completion_BT.shape[0], jnp.nan, jnp.float32)
+        columns = [
+            unread_B if isinstance(reward, TextReward) else reward.score(p, rollout)
+            for reward, p in zip(rewards, params, strict=True)
+        ]
         return Scored(rollout=rollout, reward_BK=jnp.stack(columns, axis=-1))
 
     return score
 
 
+def score_texts(
+    rewards: tuple[Reward | TextReward, ...],
+    scored: Scored,
+    texts_fn: Callable[[Rollout], Texts] | None,
+    take_rows: Callable = lambda rows: rows,
+) -> Scored:
+    """``scored`` with the columns of the text rewards; on the host, between the programs of a step.
+
+    Args:
+      texts_fn: needed where there is a text reward.
+      take_rows: a tree of arrays as a program left them -> the same with B (or N) rows first.
+
+    Returns:
+      The rewards, laid out as they were; without text rewards ``scored`` itself.
+
+    Raises:
+      UserError: the rows are spread over several processes.
+    """
+    if not any(isinstance(reward, TextReward) for reward in rewards):
+        return scored
+    if not scored.reward_BK.is_fully_addressable:
+        raise UserError("rewards of texts (Hugging Face directories) are for runs of one process")
+    column = np.asarray(scored.reward_BK)
+    filled_BK = add_text_rewards(rewards, take_rows(column), texts_fn(take_rows(scored.rollout)))
+    reward_BK = jax.device_put(filled_BK.reshape(column.shape), scored.reward_BK.sharding)
+    return dataclasses.replace(scored, reward_BK=reward_BK)
+
+
+def add_text_rewards(rewards: tuple[Reward | TextReward, ...], reward_BK: np.ndarray, texts: Texts) -> np.ndarray:
+    """A copy of ``reward_BK`` in which the columns of the text rewards are theirs."""
+    reward_BK = np.array(reward_BK)
+    for k, reward in enumerate(rewards):
+        if isinstance(reward, TextReward):
+            reward_BK[:, k] = reward.score(texts)
+    return reward_BK
+
+
 def text_tokens(rollout: Rollout, end_id: int) -> tuple[Array, Array]:
     """Completion ids and mask [B, T] without the end token: what a reader of the text sees."""
     return rollout.completion_BT, rollout.mask_BT & (rollout.completion_BT != end_id)
+
+
+def says(text: str) -> bool:
+    """Whether a text holds a letter or a digit."""
+    return any(map(str.isalnum, text))

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from visa_jax.rewards.base import text_tokens
+import numpy as np
+
+from visa_jax.rewards.base import Texts, text_tokens
 from visa_jax.types import Array, Params, Rollout
 
 
@@ -15,5 +17,14 @@ def make_learned_reward(score_fn: Callable, *, end_id: int) -> Callable[[Params,
     def score(params: Params, rollout: Rollout) -> Array:
         prompts = rollout.prompts
         return score_fn(params, prompts.context_NS, prompts.context_mask_NS, *text_tokens(rollout, end_id))
+
+    return score
+
+
+def make_text_reward(read_fn: Callable) -> Callable[[Texts], np.ndarray]:
+    """The same of texts: ``read_fn(questions, answers) -> reward_B``."""
+
+    def score(texts: Texts) -> np.ndarray:
+        return read_fn(texts.context, texts.completion)
 
     return score

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
 from visa_jax.ops.numerics import cosine
-from visa_jax.rewards.base import text_tokens
+from visa_jax.rewards.base import Texts, text_tokens
 from visa_jax.types import Array, Params, Rollout
 
 VALUE_REWARDS = ("cos", "l2", "cos+l2")
@@ -32,5 +33,14 @@ def make_value_match(detect_fn: Callable, *, end_id: int, kind: str) -> Callable
         target_NM = rollout.prompts.condition_NM
         target_BM = jnp.repeat(target_NM, token_BT.shape[0] // target_NM.shape[0], axis=0)
         return value_reward(detect_fn(params, token_BT, mask_BT), target_BM, kind)
+
+    return score
+
+
+def make_text_value_match(values_fn: Callable, *, kind: str) -> Callable[[Texts], np.ndarray]:
+    """The same from a detector of texts, ``values_fn(texts) -> value_BM`` in [-1, 1]."""
+
+    def score(texts: Texts) -> np.ndarray:
+        return np.asarray(value_reward(jnp.asarray(values_fn(texts.completion)), jnp.asarray(texts.condition_BM), kind))
 
     return score

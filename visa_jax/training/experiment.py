@@ -9,10 +9,10 @@ import jax
 from visa_jax.config import require
 from visa_jax.methods.base import Method
 from visa_jax.parallel.mesh import MeshConfig
-from visa_jax.rewards.base import Reward
+from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.update import JoinFn, whole
-from visa_jax.types import LanguageModel, Params, PromptBatch
+from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
     method: Method
     lm: LanguageModel
     policy_fn: Callable  # training/policy.py
-    rewards: tuple[Reward, ...]
+    rewards: tuple[Reward | TextReward, ...]
     prompts_fn: Callable[[jax.Array, int], PromptBatch]  # (key, step) -> N prompts
     group_size: int
     max_new_tokens: int
@@ -61,3 +61,4 @@ class Experiment(NamedTuple):
     evaluate_fn: Callable[[Params], dict[str, float]] | None = None  # judged by the oracle; never a reward
     join_fn: JoinFn = whole  # (what is trained, reference params) -> the policy's params
     axes_fn: Callable[[Params], Params] | None = None  # params -> their logical axes; needed on a mesh
+    texts_fn: Callable[[Rollout], Texts] | None = None  # what text rewards read; needed where there are any

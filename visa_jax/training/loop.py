@@ -5,7 +5,7 @@ what an unbroken one would have drawn):
 
 1. ``prompts_fn(key, step)``   host: rows of the data, conditions drawn and written into prompts   -> PromptBatch
 2. ``generate``                device: G completions a prompt                                      -> Rollout
-3. ``stack_rewards``           device: K rewards, nothing mixed                                    -> Scored
+3. ``stack_rewards``           device: K rewards, nothing mixed; ``score_texts``, host: those of texts -> Scored
 4. ``make_update``             device: combine, loss, gradient, optimizer                          -> TrainState
 5. metrics, samples, checkpoint; now and then an evaluation by the oracle
 """
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from visa_jax.parallel import MeshConfig
+from visa_jax.rewards.base import score_texts
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.meshed import make_meshed, start_meshed
 from visa_jax.training.metrics import check_finite
@@ -91,6 +92,7 @@ def train(
         rollout = jax.block_until_ready(programs.rollout(state.params, ref_params, prompts, sample_key))
         times.append(time.perf_counter())
         scored = jax.block_until_ready(programs.score(reward_params, rollout))
+        scored = score_texts(experiment.rewards, scored, experiment.texts_fn, programs.take_rows)
         times.append(time.perf_counter())
         state, metrics = programs.update(state, ref_params, scored)
         metrics = {name: float(value) for name, value in metrics.items()}
