@@ -26,6 +26,7 @@ from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
+from visa_jax.planning.sizes import PlanConfig
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward
 from visa_jax.rewards.entailment import make_consistency, make_entailment
@@ -33,7 +34,7 @@ from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
 from visa_jax.training.placement import policy_axes
-from visa_jax.training.policy import make_policy_fn
+from visa_jax.training.policy import PolicyConfig, make_policy_fn
 from visa_jax.training.roles import RoleConfig, decoder_config, role_functions, stop_id
 from visa_jax.types import LanguageModel, Params, PromptBatch
 
@@ -60,12 +61,14 @@ class VisaTrainConfig:
     method: str = "visa"
     seed: int = 0
     data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()
     visa: visa_method.VisaConfig = visa_method.VisaConfig()
     loop: LoopConfig = LoopConfig()
     value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
     pool: int = 2048  # source answers to draw from
     pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
     evaluation_rows: int = 64  # judged now and then while training
+    plan: PlanConfig = PlanConfig()  # for visa-jax plan
 
     def __post_init__(self):
         require(self.method == "visa", "method", f"{self.method!r} is not visa")
@@ -89,6 +92,7 @@ class MocTrainConfig:
     method: str = "moc"
     seed: int = 0
     data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()
     moc: moc_method.MocConfig = moc_method.MocConfig()
     loop: LoopConfig = LoopConfig()
     preference_encoding: str = "text"  # text | symbol | prefix, as its start was trained
@@ -96,6 +100,7 @@ class MocTrainConfig:
     normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
     reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
     evaluation_questions: int = 16  # judged now and then while training
+    plan: PlanConfig = PlanConfig()  # for visa-jax plan
 
     def __post_init__(self):
         require(self.method == "moc", "method", f"{self.method!r} is not moc")

@@ -39,10 +39,12 @@ from visa_jax.models.layers import (
     rope_angles,
     soft_cap,
 )
-from visa_jax.parallel import constrain, gather
+from visa_jax.parallel import constrain, gather, in_pieces
 from visa_jax.types import Array, LanguageModel, Prefix
 
 TABLE = ("vocab", "embed")
+QUERY, KEY = ("batch", "length", "heads", "head_dim"), ("batch", "length", "kv_heads", "head_dim")
+SHARED = (*(("batch", "kv_heads", "length", "head_dim"),) * 2, ("batch", "length"))  # a layer's part of a prefix
 DTYPES = ("float32", "bfloat16", "float16")
 REMATS = ("none", "full", "dots")
 NORMS = ("rms", "rms_plus_one", "layer")
@@ -271,7 +273,8 @@ class Decoder(nnx.Module):
 
             def through(window):
                 seen = dict(causal=config.causal, window=window, cap=config.attention_cap)
-                return lambda *arrays: splash(*arrays, **seen)
+                axes = QUERY, KEY, KEY, ("batch", "length"), None if shared is None else SHARED
+                return in_pieces(lambda *arrays: splash(*arrays, **seen), axes, QUERY)
 
             arrays, wide = (query, key, value, segment_BT, shared), through(None)
             if not narrow(config.window, tokens, prefix):

@@ -169,6 +169,39 @@ def gather(x: jax.Array, axes: Sequence[str | None], dtype) -> jax.Array:
     return whole(x)
 
 
+def in_pieces(fn: Callable, axes: Any, out_axes: Sequence[str | None]) -> Callable:
+    """``fn`` on each device's own piece of its arguments: for kernels that the compiler can not cut by itself.
+
+    ``fn`` must treat the cut axes (rows, heads) one by one. Where a size does not divide, its mesh axis cuts nothing.
+
+    Args:
+        axes: one tuple of axis names, or tree of them, for each argument; None where the argument is None.
+        out_axes: of the one array that ``fn`` returns.
+    """
+
+    def call(*arrays):
+        now = _ACTIVE.get()
+        if now is None:
+            return fn(*arrays)
+        uneven = set()
+
+        def look(names, x):
+            targets = spec(names, ACTIVATION_RULES)
+            uneven.update(
+                target for target, size in zip(targets, x.shape, strict=True) if size % _pieces(now.mesh, target)
+            )
+
+        def place(names):
+            return PartitionSpec(*(None if target in uneven else target for target in spec(names, ACTIVATION_RULES)))
+
+        jax.tree.map(look, axes, arrays, is_leaf=is_axes)
+        into = jax.tree.map(place, axes, is_leaf=is_axes)
+        # the kernels say nothing of what varies over which axis, so nothing is checked
+        return jax.shard_map(fn, mesh=now.mesh, in_specs=into, out_specs=place(out_axes), check_vma=False)(*arrays)
+
+    return call
+
+
 def is_axes(x: Any) -> bool:
     """Whether ``x`` is a leaf of a tree of axes: a tuple of names."""
     return type(x) is tuple and all(entry is None or isinstance(entry, str) for entry in x)
