@@ -22,7 +22,7 @@ from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.models.hf import read_decoder_config
 from visa_jax.models.readers import make_analyzer, make_detector, make_reward_reader
-from visa_jax.planning.programs import Program
+from visa_jax.planning.programs import Program, device_bytes
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward
 from visa_jax.rewards.entailment import make_consistency, make_entailment
@@ -117,6 +117,8 @@ def draw(config: TrainConfig, platform: str) -> Blueprint:
 def programs(run: Blueprint, mesh: Mesh) -> dict[str, Program]:
     """The programs of a step on ``mesh``, with the shapes that they are called with: rollout, score, update.
 
+    Each knows what lies on the devices while it runs: the whole state, the reference and the reward models.
+
     Raises:
       FieldError: sizes that do not divide into the mesh, with both numbers.
     """
@@ -132,10 +134,11 @@ def programs(run: Blueprint, mesh: Mesh) -> dict[str, Program]:
     rollout = jax.eval_shape(made.rollout, *rollout_args)
     rollout = made.put_prompts(rollout)  # rows lie as prompts do
     scored = made.put_prompts(jax.eval_shape(made.score, rewards, rollout))
-    found = {"rollout": Program(made.rollout, rollout_args)}
+    held = device_bytes((state, reference, rewards))
+    found = {"rollout": Program(made.rollout, rollout_args, held + device_bytes(prompts))}
     if any(jax.tree.leaves(reward.params) for reward in experiment.rewards):
-        found["score"] = Program(made.score, (rewards, rollout))
-    return found | {"update": Program(made.update, (state, reference, scored))}
+        found["score"] = Program(made.score, (rewards, rollout), held + device_bytes(rollout))
+    return found | {"update": Program(made.update, (state, reference, scored), held + device_bytes(scored))}
 
 
 def prompt_shapes(config: TrainConfig) -> PromptBatch:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from visa_jax.cli.blueprint import Blueprint, draw, programs
@@ -137,7 +138,7 @@ def work_of(blueprint: Blueprint, platform: str) -> counts.Work:
     chunk = config.policy.logp_chunk or chunk_size(piece, decoder.vocab_size)
     adapters = 0
     if config.policy.lora:
-        adapters = sum(math.prod(leaf.shape) for leaf in _leaves(blueprint.trained["decoder"]))
+        adapters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(blueprint.trained["decoder"]))
     return counts.Work(
         decoder=decoder,
         prompts=loop.prompts_per_step,
@@ -164,7 +165,8 @@ def _least(part: str, blueprint: Blueprint, work: counts.Work, mesh) -> dict[str
     numbers = decoder.layers * counts.layer_numbers(decoder) + decoder.vocab_size * decoder.width
     held = width * numbers
     if blueprint.config.policy.quantize:
-        held = counts.size_of(blueprint.reference["decoder"])
+        leaves = jax.tree.leaves(blueprint.reference["decoder"])
+        held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     return {"bytes": counts.decode_bytes(work, row_shards(mesh), tensor, held)}
 
 
@@ -206,12 +208,6 @@ def candidates(config: Any, devices: int) -> list[tuple[MeshConfig, int]]:
 
 def _powers(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length())]
-
-
-def _leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)
 
 
 @contextlib.contextmanager

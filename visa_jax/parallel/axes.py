@@ -40,6 +40,8 @@ PARAM_RULES: Rules = {
 }
 # parameters while they draw completions: whole along fsdp, so that no step of decoding gathers them
 ROLLOUT_RULES: Rules = {**PARAM_RULES, "embed": None}
+# small models that lie whole on every device
+WHOLE_RULES: Rules = dict.fromkeys(PARAM_RULES)
 # what flows; "batch" are rows, or prompts with their group beside them
 ACTIVATION_RULES: Rules = {
     "batch": ("data", "fsdp"),

@@ -5,7 +5,6 @@ takes 2n, the gradient of its input 2n more and that of the kernel 2n more (Kapl
 """
 
 import dataclasses
-import math
 
 from visa_jax.models import DecoderConfig
 
@@ -53,7 +52,10 @@ def update_flops(work: Work) -> float:
     """Of one update, with what the backward pass computes again by ``decoder.remat``."""
     layers, attention, logits = forward_flops(work)
     forwards = 2 + work.old_pass - 1  # of the reference and of old log-probabilities: no gradient
-    again = {"none": (0, 0), "dots": (0, 1), "full": (1, 1)}[work.decoder.remat]
+    # a block computed again stops before its last kernel: nothing reads what that gives
+    decoder = work.decoder
+    last = 0 if decoder.post_norms else decoder.width * decoder.mlp_width / layer_numbers(decoder)
+    again = {"none": (0, 0), "dots": (0, 1), "full": (1 - last, 1)}[decoder.remat]
     slopes = 1 if work.adapter_numbers else 2  # of the input; of the kernel
     tokens = work.prompts * work.prompt_length + work.rows * work.completion_length
     adapters = 2 * tokens * work.adapter_numbers * (3 + again[0])
@@ -78,10 +80,3 @@ def decode_bytes(work: Work, row_shards: int, tensor: int, weight_bytes: float) 
     columns = work.prompts * work.prompt_length + work.rows * (work.completion_length - 1)
     cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * columns * width
     return weight_bytes / tensor + cache / row_shards / tensor
-
-
-def size_of(tree) -> float:
-    """Bytes of a tree of arrays or shapes."""
-    import jax
-
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,9 +1,12 @@
 """A program with the shapes it is called with, compiled for devices that need not be there, and what that tells."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax
 
 
 class Program(NamedTuple):
@@ -11,6 +14,12 @@ class Program(NamedTuple):
 
     function: Callable
     arguments: tuple[Any, ...]
+    held_bytes: float  # of one device while it runs: its arguments, and what other programs of the run keep there
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on one device of shapes that know their sharding."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +30,8 @@ class Compiled:
     argument_bytes: int
     temp_bytes: int
     output_bytes: int  # that lie in none of the donated arguments
+    hbm_bytes: int  # all that is held while the program runs
     seconds: float  # of compilation
-
-    @property
-    def hbm_bytes(self) -> int:
-        """All that is held while the program runs."""
-        return self.argument_bytes + self.temp_bytes + self.output_bytes
 
 
 def compile_program(program: Program) -> Compiled:
@@ -34,10 +39,12 @@ def compile_program(program: Program) -> Compiled:
     began = time.perf_counter()
     compiled = program.function.lower(*program.arguments).compile()
     memory = compiled.memory_analysis()
+    outputs = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
     return Compiled(
         text=compiled.as_text(),
         argument_bytes=memory.argument_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
-        output_bytes=max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
+        output_bytes=outputs,
+        hbm_bytes=int(program.held_bytes) + memory.temp_size_in_bytes + outputs,
         seconds=time.perf_counter() - began,
     )
