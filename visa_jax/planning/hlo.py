@@ -204,28 +204,38 @@ class Reader:
     def _fusion_bytes(self, it: Instruction, shapes: dict[str, str]) -> float:
         name = it.called("calls")
         body, inner = self.computations[name], self.shapes[name]
-        root = next(instruction for instruction in body if instruction.root)
-        parameters = {i.name: int(i.argument) for i in body if i.op == "parameter"}
-        roots = [root]
-        if root.op == "tuple":
-            roots = [i for i in body if i.name in root.operands]
-        total = 0.0
-        for one in roots:
-            target = _through(one, body)
-            # an update in place touches what it puts, whatever the size of what it is put into
-            total += hbm(inner[target.operands[1]]) or 0.0 if target.op == "dynamic-update-slice" else hbm(one.shape)
-        if root.op != "tuple" and roots[0].op != "dynamic-update-slice":
-            total = hbm(it.shape) if _through(root, body).op != "dynamic-update-slice" else total
-        users: dict[str, list[Instruction]] = {}
-        for instruction in body:
-            for operand in instruction.operands:
-                users.setdefault(operand, []).append(instruction)
-        for parameter, number in parameters.items():
-            outer = shapes[it.operands[number]]
-            if not hbm(outer):
-                continue
-            total += min(_read(parameter, users, inner), hbm(outer))
+        by_name = {instruction.name: instruction for instruction in body}
+        root, total = next(instruction for instruction in body if instruction.root), 0.0
+        results = [by_name[operand] for operand in root.operands] if root.op == "tuple" else [root]
+        for result, (kind, sizes, outside) in zip(results, arrays(it.shape), strict=True):
+            target = _through(result, by_name)
+            if target.op == "dynamic-update-slice":  # in place: what it puts, whatever the size of what it is put into
+                kind, sizes, _ = arrays(inner[target.operands[1]])[0]
+            total += size(kind, sizes) * outside
+        for parameter in (instruction for instruction in body if instruction.op == "parameter"):
+            outer = hbm(shapes[it.operands[int(parameter.argument)]])
+            total += min(self._read(parameter.name, name), outer) if outer else 0.0
         return total
+
+    def _read(self, name: str, inside: str) -> float:
+        """Bytes that fused code reads of one of its arrays: what slices give, nothing of what is updated in place."""
+        inner = self.shapes[inside]
+        whole, total = sum(size(*array[:2]) for array in arrays(inner[name])), 0.0
+        if any(one.root and one.name == name for one in self.computations[inside]):
+            return whole  # handed on under another name
+        for user in (user for user in self.computations[inside] if name in user.operands):
+            if user.op in ("bitcast", "reshape"):
+                total += self._read(user.name, inside)
+            elif user.op == "fusion":
+                within = user.called("calls")
+                numbers = {str(number) for number, operand in enumerate(user.operands) if operand == name}
+                fused = self.computations[within]
+                total += sum(self._read(i.name, within) for i in fused if i.op == "parameter" and i.argument in numbers)
+            elif user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
+                total += sum(size(*array[:2]) for array in arrays(user.shape))
+            elif not (user.op == "dynamic-update-slice" and user.operands[0] == name):
+                return whole
+        return min(total, whole)
 
     def _trips(self, it: Instruction) -> int | None:
         """How often a loop runs; None where that depends on data."""
@@ -291,38 +301,19 @@ def _plain_bytes(it: Instruction, shapes: dict[str, str]) -> float:
         return 2 * hbm(shapes[it.operands[1]])
     if it.op == "broadcast":
         return given
-    if it.op in ("copy-start", "slice-start"):  # the tuple holds source and destination: the smaller is what moves
-        moved = min(
-            (size(*array[:2]) for array in arrays(it.shape) if len(array[1]) > 0 and array[0] not in ("u32", "s32")),
-            default=0.0,
-        )
-        source = any(outside for *_, outside in arrays(shapes[it.operands[0]]))
-        ends = [outside for *_, outside in arrays(it.shape)]
-        return moved * (source + (all(ends) and len(ends) > 1))
+    if it.op in ("copy-start", "slice-start"):  # into or out of vector memory: the smaller end is what moves
+        source = arrays(shapes[it.operands[0]])[0]
+        target = next((one for one in arrays(it.shape) if one[2] != source[2] or one[1] != source[1]), source)
+        moved = min(size(*source[:2]), size(*target[:2]))
+        return moved * (source[2] + target[2])
     return given + sum(hbm(shapes[name]) for name in it.operands)
 
 
-def _through(it: Instruction, body: list[Instruction]) -> Instruction:
+def _through(it: Instruction, by_name: dict[str, Instruction]) -> Instruction:
     """What an instruction renames."""
-    by_name = {instruction.name: instruction for instruction in body}
     while it.op in ("bitcast", "convert", "copy", "reshape") and it.operands and it.operands[0] in by_name:
         it = by_name[it.operands[0]]
     return it
-
-
-def _read(name: str, users: dict[str, list[Instruction]], inner: dict[str, str]) -> float:
-    """Bytes that a fusion reads of a parameter: what slices give, nothing of what is updated in place, else all."""
-    whole, total = sum(size(*array[:2]) for array in arrays(inner[name])), 0.0
-    for user in users.get(name, []):
-        if user.op in ("bitcast", "reshape"):
-            total += _read(user.name, users, inner)
-        elif user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
-            total += sum(size(*array[:2]) for array in arrays(user.shape))
-        elif user.op == "dynamic-update-slice" and user.operands[0] == name:
-            total += 0.0
-        else:
-            return whole
-    return min(total, whole)
 
 
 def _dot_flops(it: Instruction, shapes: dict[str, str]) -> float:
