@@ -49,6 +49,8 @@ LLAMA2_7B = {
 SMALL_READER = {"width": 768, "layers": 12, "heads": 12, "kv_heads": 12, "head_dim": 64, "mlp_width": 3072}
 LARGE_READER = {"width": 1280, "layers": 36, "heads": 20, "kv_heads": 20, "head_dim": 64, "mlp_width": 5120}
 
+_DEFAULTS = {"tiny": False, "seed": 0, "prompts": 64, "micro_batches": 1, "fsdp": -1, "tensor": 1}
+
 
 def policy(**changes) -> ConfigDict:
     """A whole decoder, computed in bfloat16, each block computed again in the backward pass."""
@@ -61,13 +63,14 @@ def reader(sizes: dict, vocab_size: int) -> ConfigDict:
     return ConfigDict(sizes | choices | {"dtype": "bfloat16"})
 
 
-def loop(prompts: int, micro_batches: int, **mesh) -> ConfigDict:
-    """Sizes of a step; ``mesh`` defaults to fsdp over all devices that tensor leaves."""
-    section = ConfigDict({"steps": 500, "prompts_per_step": prompts, "micro_batches": micro_batches})
+def loop(options: ConfigDict) -> ConfigDict:
+    """Sizes of a step, and fsdp over all devices that tensor leaves; `tiny` makes four steps."""
+    section = ConfigDict({"steps": 4 if options.tiny else 500})
+    section.update({"prompts_per_step": options.prompts, "micro_batches": options.micro_batches})
     section.temperature = 1.0
     section.evaluate_every = 50
     section.checkpoint_every = 50
-    section.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1} | mesh)
+    section.mesh = ConfigDict({"data": 1, "fsdp": options.fsdp, "tensor": options.tensor})
     section.optimizer = ConfigDict({"learning_rate": 1e-6, "decay": "constant", "clip_norm": 1.0})
     return section
 
@@ -78,7 +81,7 @@ def visa_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     Args:
       sizes: ``prompts`` and ``micro_batches`` of a step, and mesh axes; a page's argument can change each.
     """
-    options = parse_arg(arg, seed=0, runs="runs/values", model=f"models/{name}", **_SIZES | sizes)
+    options = parse_arg(arg, runs="runs/values", model=f"models/{name}", **_DEFAULTS | sizes)
     config = ConfigDict()
     config.method = "visa"
     config.seed = options.seed
@@ -89,18 +92,15 @@ def visa_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.runs.update({"base": options.model, "start": options.model})
     config.policy = policy()
     config.visa = ConfigDict({"num_generations": 8, "beta": 0.04, "max_completion_length": 512})
-    config.loop = loop(options.prompts, options.micro_batches, fsdp=options.fsdp, tensor=options.tensor)
+    config.loop = loop(options)
     config.plan = ConfigDict({"decoder": decoder, "reader": reader(SMALL_READER, decoder["vocab_size"])})
     config.plan.update({"prompt_length": 512, "completion_length": 512, "context_length": 512})
     return config
 
 
-_SIZES = {"prompts": 64, "micro_batches": 1, "fsdp": -1, "tensor": 1}
-
-
 def moc_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     """MOC with a published model and LoRA of rank 64 on its frozen kernels [paper]."""
-    options = parse_arg(arg, seed=0, runs="runs/rewards", model=f"models/{name}", single=False, **_SIZES | sizes)
+    options = parse_arg(arg, runs="runs/rewards", model=f"models/{name}", single=False, **_DEFAULTS | sizes)
     config = ConfigDict()
     config.method = "moc"
     config.seed = options.seed
@@ -113,7 +113,7 @@ def moc_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.policy = policy(lora_rank=64, lora_alpha=128.0, lora_pattern="attention/.*|mlp/.*")
     config.moc = ConfigDict({"reward_names": ("helpful", "harmless"), "preferences": preferences()})
     config.moc.update({"num_generations": 1, "max_completion_length": 128})  # PPO with critic heads [paper]
-    config.loop = loop(options.prompts, options.micro_batches, fsdp=options.fsdp, tensor=options.tensor)
+    config.loop = loop(options)
     config.loop.optimizer.learning_rate = 1e-5
     config.plan = ConfigDict({"decoder": decoder, "reader": reader(LARGE_READER, decoder["vocab_size"])})
     config.plan.update({"prompt_length": 512, "completion_length": 128, "context_length": 512})

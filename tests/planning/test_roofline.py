@@ -25,7 +25,7 @@ def test_the_slowest_resource_decides(counts, expected):
 
 
 def cost(seconds, times=1, held=10):
-    return roofline.Cost(held, 0, 0, 0.0, 0.0, {}, seconds, times)
+    return roofline.Cost(held, 0, 0, 0.0, 0.0, {}, seconds, times=times)
 
 
 def test_a_step():

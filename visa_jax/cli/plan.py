@@ -85,7 +85,7 @@ def plan(config: Any, slice_: Slice, say: Callable[[str], None] = _silent, dump:
         mesh = make_mesh(config.loop.mesh, slice_.devices)
         blueprint = draw(config, slice_.platform)
         made = programs(blueprint, mesh)
-    work, costs, chip = work_of(blueprint, slice_.platform), {}, slice_.chip
+    work, costs, chip = work_of(blueprint, slice_.platform, row_shards(mesh)), {}, slice_.chip
     for name, program in made.items():
         compiled = compile_program(program)
         say(f"{name}: compiled in {compiled.seconds:.0f} s")
@@ -106,6 +106,7 @@ def plan(config: Any, slice_: Slice, say: Callable[[str], None] = _silent, dump:
                 flops=counted.flops,
                 bytes=counted.bytes,
                 collective_bytes=dict(counted.collective_bytes),
+                largest_bytes=dict(counted.largest),
                 seconds=took,
                 bound=bound,
                 times=times,
@@ -128,14 +129,14 @@ def plan(config: Any, slice_: Slice, say: Callable[[str], None] = _silent, dump:
     }
 
 
-def work_of(blueprint: Blueprint, platform: str) -> counts.Work:
+def work_of(blueprint: Blueprint, platform: str, shards: int) -> counts.Work:
     """The sizes of a step, for the counts that need no compiler."""
     config, decoder = blueprint.config, blueprint.decoder
     settings = config.visa if isinstance(config, VisaTrainConfig) else config.moc
     loop, lengths = config.loop, config.plan
     rows = loop.prompts_per_step * settings.num_generations
     piece = rows * lengths.completion_length // (loop.minibatches * loop.micro_batches)
-    chunk = config.policy.logp_chunk or chunk_size(piece, decoder.vocab_size)
+    chunk = config.policy.logp_chunk or shards * chunk_size(piece // shards, decoder.vocab_size)
     adapters = 0
     if config.policy.lora:
         adapters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(blueprint.trained["decoder"]))

@@ -141,6 +141,12 @@ def constrain(x: jax.Array, *axes: str | None, rules: Rules = ACTIVATION_RULES) 
     return jax.lax.with_sharding_constraint(x, NamedSharding(now.mesh, PartitionSpec(*placed)))
 
 
+def pieces(axis: str) -> int:
+    """In how many pieces the active mesh cuts ``axis`` of what flows; 1 without one."""
+    now = _ACTIVE.get()
+    return 1 if now is None else _pieces(now.mesh, ACTIVATION_RULES[axis])
+
+
 def constrain_params(tree: Any, axes: Any) -> Any:
     """``constrain`` by the active rules of parameters; ``axes`` has tuples of names where ``tree`` has leaves."""
     now = _ACTIVE.get()

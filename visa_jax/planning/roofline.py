@@ -22,6 +22,7 @@ class Cost:
     bytes: float  # read and written in HBM
     collective_bytes: dict[str, float]  # kind -> bytes that a device sends
     seconds: float
+    largest_bytes: dict[str, float] = dataclasses.field(default_factory=dict)  # kind -> those of the largest one
     times: int = 1  # in a step
     bound: str = ""  # what takes the seconds: compute, memory, links
     compile_seconds: float = 0.0

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from visa_jax.ops.numerics import LOGSUMEXP, token_logps
-from visa_jax.parallel import constrain
+from visa_jax.parallel import constrain, pieces
 from visa_jax.rollout.sampling import scale_logits
 from visa_jax.types import LanguageModel, Rollout
 
@@ -42,7 +42,11 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
 
     (rows, length), tokens = rollout.completion_BT.shape, rollout.completion_BT.size
     if chunk is None:
-        chunk = chunk_size(tokens, jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1])
+        # of what one device has: counted over all of them, the chunks of each would be too small for its products
+        devices = pieces("batch")
+        chunk = devices * chunk_size(
+            -(-tokens // devices), jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1]
+        )
     if chunk >= tokens:
         logp_BT = score((state_BTD, rollout.completion_BT))
     else:
