@@ -102,6 +102,47 @@ ENTRY %main (x: bf16[6,5,7,1], w: bf16[3,4,7,1]) -> bf16[6,5,3,4] {{
 """
 
 
+def test_axes_of_a_window_are_numbered_and_not_in_order():
+    """Gradient of a kernel: x [8, 16, 2, 5] and y [8, 16, 7] summed over 8 (the window's second axis) and 16."""
+    text = """HloModule slope
+ENTRY %main (x: bf16[8,16,2,5], y: bf16[8,16,7,1]) -> bf16[2,5,7,1] {
+  %x = bf16[8,16,2,5] parameter(0)
+  %y = bf16[8,16,7,1] parameter(1)
+  ROOT %w = bf16[2,5,7,1] convolution(%x, %y), window={size=1x8}, dim_labels=1f0b_1io0->0bf1
+}
+"""
+    assert count(text)[0].flops == 2 * 8 * 16 * 2 * 5 * 7
+
+
+# a gather that goes on beside two products: one program line in three
+FLIGHT = """HloModule flight, num_partitions=4
+%start (a: bf16[4,8], b: bf16[16,8]) -> (bf16[16,8], u32[]) {
+  %a = bf16[4,8] parameter(0)
+  %b = bf16[16,8] parameter(1)
+  %g = bf16[16,8] all-gather(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+  %c = u32[] constant(0)
+  ROOT %t = (bf16[16,8], u32[]) tuple(%g, %c)
+}
+%done (a: bf16[4,8], b: bf16[16,8]) -> bf16[16,8] {
+  %a = bf16[4,8] parameter(0)
+  %b = bf16[16,8] parameter(1)
+  ROOT %g = bf16[16,8] all-gather(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+ENTRY %main (a: bf16[4,8], b: bf16[16,8]) -> bf16[16,8] {
+  %a = bf16[4,8] parameter(0)
+  %b = bf16[16,8] parameter(1)
+  %async-collective-start = (bf16[16,8], u32[]) fusion(%a, %b), output_to_operand_aliasing={{0}: (1, {})}, calls=%start
+  %w = bf16[16,8] get-tuple-element(%async-collective-start), index=0
+  ROOT %async-collective-done = bf16[16,8] fusion(%a, %w), output_to_operand_aliasing={{}: (1, {})}, calls=%done
+}
+"""
+
+
+def test_a_gather_on_its_way_counts_once():
+    once, _ = count(FLIGHT)
+    assert once.collectives == {"all-gather": 1} and once.collective_bytes == {"all-gather": 3 * 4 * 8 * 2}
+
+
 def test_products_written_as_convolutions():
     text = PRODUCT.format(window="size=1x3 pad=0_0x2_2 rhs_reversal=0x1")
     assert count(text)[0].flops == 2 * 6 * 5 * 7 * 3 * 4

@@ -17,6 +17,7 @@ SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "token": 0, "opaq
 FREE = frozenset(
     "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id opt-barrier iota".split()
 )
+STARTS = "async-collective-start"
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -190,8 +191,10 @@ class Reader:
             total.largest[kind] = max(total.largest[kind], sent)
         elif it.op in ("fusion", "async-start"):
             within = it.called("calls")
+            goes_on = _in_flight(it) and not it.name.startswith(STARTS)
             for fused in self.computations[within]:
-                self._arithmetic(fused, within, total)
+                if not (goes_on and fused.op in COLLECTIVES):
+                    self._arithmetic(fused, within, total)
 
     def _bytes(self, it: Instruction, inside: str) -> float:
         shapes = self.shapes[inside]
@@ -207,12 +210,17 @@ class Reader:
         by_name = {instruction.name: instruction for instruction in body}
         root, total = next(instruction for instruction in body if instruction.root), 0.0
         results = [by_name[operand] for operand in root.operands] if root.op == "tuple" else [root]
-        for result, (kind, sizes, outside) in zip(results, arrays(it.shape), strict=True):
+        same = _in_flight(it)  # what a collective on its way hands on, and does not touch
+        for number, (result, (kind, sizes, outside)) in enumerate(zip(results, arrays(it.shape), strict=False)):
+            if number in same:
+                continue
             target = _through(result, by_name)
             if target.op == "dynamic-update-slice":  # in place: what it puts, whatever the size of what it is put into
                 kind, sizes, _ = arrays(inner[target.operands[1]])[0]
             total += size(kind, sizes) * outside
         for parameter in (instruction for instruction in body if instruction.op == "parameter"):
+            if int(parameter.argument) in same.values():
+                continue
             outer = hbm(shapes[it.operands[int(parameter.argument)]])
             total += min(self._read(parameter.name, name), outer) if outer else 0.0
         return total
@@ -283,6 +291,18 @@ def group_size(rest: str, partitions: int) -> int:
     return 2 if pairs else partitions
 
 
+def _in_flight(it: Instruction) -> dict[int, int]:
+    """{result: operand} of a fusion that carries a collective along: one that starts in an earlier fusion shows again.
+
+    A TPU's program starts it in ``async-collective-start``, lets it go on beside products, and ends it in a third.
+    """
+    given = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", it.rest)
+    carries = it.name.startswith("async-collective") or "async_collective_fusion" in it.called("calls")
+    if not given or not carries:
+        return {}
+    return {int(out or 0): int(operand) for out, operand in re.findall(r"\{(\d*)\}: \((\d+),", given[1])}
+
+
 # bytes that a device sends, per byte it puts in, around a ring of n (Thakur et al. 2005)
 _SENT = {
     "all-gather": lambda n: n - 1,
@@ -334,7 +354,8 @@ def _convolution_flops(it: Instruction, shapes: dict[str, str]) -> float:
         return window[name].split("x") if name in window else [default] * len(spatial)
 
     pairs = 1
-    for at, label in enumerate(spatial):
+    for label in spatial:
+        at = int(label)
         low, high = map(int, of("pad", "0_0")[at].split("_"))
         stride, dilate, spread = (int(of(name, "1")[at]) for name in ("stride", "lhs_dilate", "rhs_dilate"))
         width, places = int(of("size", "1")[at]), out[gives.index(label)]
