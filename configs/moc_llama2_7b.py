@@ -11,4 +11,4 @@ from visa_jax_configs.pods import LLAMA2_7B, moc_page
 
 
 def get_config(arg=None):
-    return moc_page(arg, "Llama-2-7b-hf", LLAMA2_7B)
+    return moc_page(arg, "Llama-2-7b-hf", LLAMA2_7B, tensor=4, micro_batches=4)

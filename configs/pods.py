@@ -119,6 +119,6 @@ def moc_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.plan.update({"prompt_length": 512, "completion_length": 128, "context_length": 512})
     if options.single:  # one card of 48 GB: the base in four bits, a row at a time
         config.policy.quantize = "nf4"
-        config.loop.mesh.fsdp = 1
+        config.loop.mesh.fsdp = config.loop.mesh.tensor = 1
         config.loop.micro_batches = options.prompts
     return config

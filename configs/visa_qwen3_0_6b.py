@@ -10,4 +10,4 @@ from visa_jax_configs.pods import QWEN3_0_6B, visa_page
 
 
 def get_config(arg=None):
-    return visa_page(arg, "Qwen3-0.6B", QWEN3_0_6B)
+    return visa_page(arg, "Qwen3-0.6B", QWEN3_0_6B, micro_batches=4)

@@ -10,4 +10,4 @@ from visa_jax_configs.pods import QWEN3_4B, visa_page
 
 
 def get_config(arg=None):
-    return visa_page(arg, "Qwen3-4B", QWEN3_4B)
+    return visa_page(arg, "Qwen3-4B", QWEN3_4B, tensor=2, micro_batches=8)
