@@ -14,14 +14,16 @@ from visa_jax.cli.blueprint import draw, programs
 from visa_jax.cli.experiment import VisaRuns, VisaTrainConfig
 from visa_jax.cli.flags import load_config_file
 from visa_jax.cli.main import run
-from visa_jax.cli.plan import candidates, work_of
+from visa_jax.cli.plan import candidates, sweep, work_of
 from visa_jax.cli.train import read_config
 from visa_jax.methods.visa import VisaConfig
 from visa_jax.models import DecoderConfig
 from visa_jax.parallel import MeshConfig, make_mesh
 from visa_jax.planning import counts, hlo
-from visa_jax.planning.programs import compile_program, device_bytes
+from visa_jax.planning.programs import Compiled, TooLarge, compile_program, device_bytes
 from visa_jax.planning.sizes import PlanConfig
+from visa_jax.planning.tables import sweep_table, table
+from visa_jax.planning.topology import open_topology
 from visa_jax.training.loop import LoopConfig
 from visa_jax.training.policy import PolicyConfig
 
@@ -112,6 +114,29 @@ def test_parameters_and_moments_are_cut():
     state = programs(blueprint, make_mesh(config.loop.mesh))["update"].arguments[0]
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blueprint.trained))
     assert device_bytes(state.params) + device_bytes(state.opt_state) <= 3 * whole * (1 / 4 + 0.02)
+
+
+def test_what_does_not_fit_is_said_and_ranked_last(monkeypatch):
+    """A compiler that has room for two micro-batches or more, and needs longer with more of them."""
+
+    def compile_fn(program):
+        pieces = current["pieces"]
+        if pieces < 2:
+            raise TooLarge("Used 17.1G of 15.7G hbm")
+        text = "HloModule m\nENTRY %main (x: f32[8]) -> f32[8] {\n  ROOT %x = f32[8] parameter(0)\n}\n"
+        return Compiled(text, 1, 1, 1, 10, seconds=0.0)
+
+    current, said = {}, []
+    monkeypatch.setattr("visa_jax.cli.plan.compile_program", compile_fn)
+    monkeypatch.setattr("visa_jax.cli.plan.programs", lambda blueprint, mesh: {"rollout": None, "update": None})
+    monkeypatch.setattr("visa_jax.planning.roofline.seconds", lambda counts, chip: (current["pieces"], "compute"))
+    drawn = lambda config, platform: current.update(pieces=config.loop.micro_batches) or draw(config, platform)  # noqa: E731
+    monkeypatch.setattr("visa_jax.cli.plan.draw", drawn)
+    found = sweep(make_config(), open_topology("cpu:4"), said.append)
+    assert [told["micro_batches"] for told in found if told["fits"]] == [2, 2, 2, 4, 4, 8]
+    assert {told["reason"] for told in found if not told["fits"]} == {"rollout: Used 17.1G of 15.7G hbm"}
+    assert len(said) == len(found) == 9 and sweep_table(found).count("\n") == 10
+    assert "a step takes at least" in table(found[0]) and "17.1G of 15.7G" in table(found[-1])
 
 
 @pytest.mark.parametrize("name", PODS)

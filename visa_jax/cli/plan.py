@@ -30,7 +30,7 @@ from visa_jax.models.attention import choose
 from visa_jax.parallel import MeshConfig, make_mesh
 from visa_jax.parallel.mesh import row_shards
 from visa_jax.planning import counts, hlo, roofline
-from visa_jax.planning.programs import compile_program
+from visa_jax.planning.programs import Compiled, TooLarge, compile_program
 from visa_jax.planning.tables import sweep_table, table
 from visa_jax.planning.topology import Slice, open_topology
 from visa_jax.rollout.logprobs import chunk_size
@@ -85,48 +85,43 @@ def plan(config: Any, slice_: Slice, say: Callable[[str], None] = _silent, dump:
         mesh = make_mesh(config.loop.mesh, slice_.devices)
         blueprint = draw(config, slice_.platform)
         made = programs(blueprint, mesh)
-    work, costs, chip = work_of(blueprint, slice_.platform, row_shards(mesh)), {}, slice_.chip
-    for name, program in made.items():
-        compiled = compile_program(program)
-        say(f"{name}: compiled in {compiled.seconds:.0f} s")
-        if dump:
-            Path(dump).mkdir(parents=True, exist_ok=True)
-            (Path(dump) / f"{name}.hlo").write_text(compiled.text)
-        once, rounds = hlo.count(compiled.text, work.completion_length)
-        held = dict(
-            hbm_bytes=compiled.hbm_bytes, argument_bytes=compiled.argument_bytes, temp_bytes=compiled.temp_bytes
-        )
-        parts = {name: (once, 1)}
-        if name == "rollout":
-            step = max(rounds, key=lambda counted: counted.bytes, default=hlo.Counts())
-            parts = {"prefill": (once, 1), "decode": (step, work.completion_length - 1)}
-        for part, (counted, times) in parts.items():
-            took, bound = roofline.seconds(counted, chip)
-            costs[part] = roofline.Cost(
-                flops=counted.flops,
-                bytes=counted.bytes,
-                collective_bytes=dict(counted.collective_bytes),
-                largest_bytes=dict(counted.largest),
-                seconds=took,
-                bound=bound,
-                times=times,
-                compile_seconds=compiled.seconds,
-                least=_least(part, blueprint, work, mesh),
-                **held,
-            )
+    work, costs, reason = work_of(blueprint, slice_.platform, row_shards(mesh)), {}, ""
+    try:
+        for name, program in made.items():
+            compiled = compile_program(program)
+            say(f"{name}: compiled in {compiled.seconds:.0f} s")
+            if dump:
+                Path(dump).mkdir(parents=True, exist_ok=True)
+                (Path(dump) / f"{name}.hlo").write_text(compiled.text)
+            for part, counted, times in parts_of(name, compiled, work):
+                least = _least(part, blueprint, work, mesh)
+                costs[part] = roofline.cost(compiled, counted, slice_.chip, times=times, least=least)
+    except TooLarge as error:  # what was compiled before stays worth knowing
+        reason = f"{name}: {error}"
+    step, tokens = None, work.rows * work.completion_length
+    if not reason:
+        step = roofline.step(costs, slice_.chip, mesh.devices.size, tokens, counts.useful_flops(work))
     return {
-        "fits": roofline.fits(costs, chip),
-        "chip": chip.name,
+        "fits": not reason and roofline.fits(costs, slice_.chip),
+        "reason": reason,
+        "chip": slice_.chip.name,
         "topology": slice_.name,
         "devices": mesh.devices.size,
         "mesh": dict(mesh.shape),
         "micro_batches": config.loop.micro_batches,
-        "hbm_capacity": chip.hbm_bytes,
+        "hbm_capacity": slice_.chip.hbm_bytes,
         "programs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
-        "step": roofline.step(
-            costs, chip, mesh.devices.size, work.rows * work.completion_length, counts.useful_flops(work)
-        ),
+        "step": step,
     }
+
+
+def parts_of(name: str, compiled: Compiled, work: counts.Work) -> list[tuple[str, hlo.Counts, int]]:
+    """(part, what it does once, how often in a step): the rollout is a prefill and a loop of steps of decoding."""
+    once, rounds = hlo.count(compiled.text, work.completion_length)
+    if name != "rollout":
+        return [(name, once, 1)]
+    step = max(rounds, key=lambda counted: counted.bytes, default=hlo.Counts())
+    return [("prefill", once, 1), ("decode", step, work.completion_length - 1)]
 
 
 def work_of(blueprint: Blueprint, platform: str, shards: int) -> counts.Work:
@@ -182,14 +177,9 @@ def sweep(config: Any, slice_: Slice, say: Callable[[str], None]) -> list[dict[s
         except FieldError as error:
             say(f"{shown}: {error}")
             continue
-        except Exception as error:  # the compiler's way to say that it needs more memory than there is
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            say(f"{shown}: does not fit")
-            continue
-        say(f"{shown}: {'fits' if told['fits'] else 'does not fit'}, {told['step']['seconds']:.3g} s a step")
+        say(f"{shown}: {'fits' if told['fits'] else 'does not fit'} {told['reason']}".rstrip())
         found.append(told)
-    return sorted(found, key=lambda told: (not told["fits"], told["step"]["seconds"]))
+    return sorted(found, key=lambda told: (not told["fits"], told["step"]["seconds"] if told["step"] else math.inf))
 
 
 def candidates(config: Any, devices: int) -> list[tuple[MeshConfig, int]]:

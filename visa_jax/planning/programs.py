@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+
+from visa_jax.config import UserError
 
 
 class Program(NamedTuple):
@@ -34,10 +37,20 @@ class Compiled:
     seconds: float  # of compilation
 
 
+class TooLarge(UserError):
+    """A program for which a device has too little memory."""
+
+
 def compile_program(program: Program) -> Compiled:
-    """Lower and compile; nothing is run."""
+    """Lower and compile; nothing is run. Raises TooLarge where the compiler finds no way to fit it in."""
     began = time.perf_counter()
-    compiled = program.function.lower(*program.arguments).compile()
+    try:
+        compiled = program.function.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        told = re.search(r"Used \S+ of \S+ \w+", str(error))
+        raise TooLarge(told[0] if told else str(error).splitlines()[0]) from None
     memory = compiled.memory_analysis()
     outputs = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
     return Compiled(

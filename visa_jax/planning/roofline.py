@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from visa_jax.planning.hlo import Counts
+from visa_jax.planning.programs import Compiled
 from visa_jax.planning.topology import Chip
 
 
@@ -38,6 +39,25 @@ def seconds(counts: Counts, chip: Chip) -> tuple[float, str]:
     }
     slowest = max(each, key=each.__getitem__)
     return each[slowest], slowest
+
+
+def cost(compiled: Compiled, counts: Counts, chip: Chip, *, times: int, least: dict[str, float]) -> Cost:
+    """What ``counts``, of a compiled program or a part of it, come to on ``chip``."""
+    took, bound = seconds(counts, chip)
+    return Cost(
+        hbm_bytes=compiled.hbm_bytes,
+        argument_bytes=compiled.argument_bytes,
+        temp_bytes=compiled.temp_bytes,
+        flops=counts.flops,
+        bytes=counts.bytes,
+        collective_bytes=dict(counts.collective_bytes),
+        largest_bytes=dict(counts.largest),
+        seconds=took,
+        bound=bound,
+        times=times,
+        compile_seconds=compiled.seconds,
+        least=least,
+    )
 
 
 def step(costs: dict[str, Cost], chip: Chip, devices: int, tokens: int, useful_flops: float) -> dict[str, Any]:

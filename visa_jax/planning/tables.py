@@ -11,16 +11,13 @@ def table(told: dict[str, Any]) -> str:
     """One plan: what ``--json`` prints as lines of Markdown that are read as they are, too."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in told["mesh"].items())
     verdict = "fits" if told["fits"] else "DOES NOT FIT"
-    step = told["step"]
-    bounds = ", ".join(f"{what} {bound:.0%}" for what, bound in step["mfu_bound"].items())
     return "\n".join(
         [
             f"{told['topology']}: {told['devices']} devices of {told['hbm_capacity'] / GB:.1f} GB, {mesh}, "
             f"micro_batches {told['micro_batches']}: {verdict}",
             *_aligned([COLUMNS, *(_row(name, cost) for name, cost in told["programs"].items())]),
             *_links(told["programs"]),
-            f"a step takes at least {step['seconds']:.3g} s: {step['tokens_per_second']:,.0f} tokens/s drawn, "
-            f"MFU at most {bounds}",
+            _step(told["step"]) if told["step"] else told["reason"],
         ]
     )
 
@@ -29,11 +26,18 @@ def sweep_table(found: list[dict[str, Any]]) -> str:
     """One line a plan."""
     rows = [("data", "fsdp", "tensor", "micro_batches", "HBM GB", "step s", "fits")]
     for told in found:
-        most = max(cost["hbm_bytes"] for cost in told["programs"].values())
+        most = max((cost["hbm_bytes"] for cost in told["programs"].values()), default=0)
         sizes = (*told["mesh"].values(), told["micro_batches"])
-        figures = (f"{most / GB:.2f}", f"{told['step']['seconds']:.3g}", "yes" if told["fits"] else "no")
+        took = f"{told['step']['seconds']:.3g}" if told["step"] else ""
+        figures = (f"{most / GB:.2f}", took, "yes" if told["fits"] else f"no {told['reason']}")
         rows.append((*map(str, sizes), *figures))
     return "\n".join(_aligned(rows))
+
+
+def _step(step: dict[str, Any]) -> str:
+    bounds = ", ".join(f"{what} {bound:.0%}" for what, bound in step["mfu_bound"].items())
+    drawn = f"{step['tokens_per_second']:,.0f} tokens/s drawn"
+    return f"a step takes at least {step['seconds']:.3g} s: {drawn}, MFU at most {bounds}"
 
 
 def _row(name: str, cost: dict[str, Any]) -> tuple[str, ...]:
