@@ -132,5 +132,6 @@ class LanguageModel(NamedTuple):
     extend: Callable  # (params, Prefix, completion_BT, mask_BT) -> hidden_BTD, teacher forced, B = N * G
     init_cache: Callable  # (Prefix, rows B, length T, dtype="auto" | "int8") -> cache pytree: prefix and own keys
     decode: Callable  # (params, Prefix, cache, token_B, step or step_B) -> (hidden_BD, cache); of Prefix only the mask
-    logits: Callable  # (params, hidden_...D) -> logits_...V float32
+    logits: Callable  # (params, hidden_...D, head=None) -> logits_...V float32
+    head: Callable = lambda params: None  # params -> what ``logits`` takes, laid out once for a loop of calls on a mesh
     unstack: Callable = lambda params: params  # params as a loop over ``decode`` reads them fastest

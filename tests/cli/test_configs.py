@@ -11,7 +11,7 @@ from visa_jax.cli.flags import UsageError, load_config_file
 from visa_jax.config import from_json, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
+PAGES = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common", "pods"))
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
 from visa_jax.models import make_decoder
 from visa_jax.models.heads import make_critic
+from visa_jax.planning.sizes import PlanConfig
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward, TextReward
 from visa_jax.rewards.entailment import make_consistency
@@ -73,6 +74,7 @@ class VisaTrainConfig:
     pool: int = 2048  # source answers to draw from
     pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
     evaluation_rows: int = 64  # judged now and then while training
+    plan: PlanConfig = PlanConfig()  # for visa-jax plan
 
     def __post_init__(self):
         require(self.method == "visa", "method", f"{self.method!r} is not visa")
@@ -114,6 +116,7 @@ class MocTrainConfig:
     normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
     reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
     evaluation_questions: int = 16  # judged now and then while training
+    plan: PlanConfig = PlanConfig()  # for visa-jax plan
 
     def __post_init__(self):
         require(self.method == "moc", "method", f"{self.method!r} is not moc")

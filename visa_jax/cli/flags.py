@@ -16,6 +16,7 @@ from ml_collections.config_flags import config_flags
 
 from visa_jax.config import UserError, suggestion
 
+_NO_PAGES = ("configs/__init__.py", "configs/common.py", "configs/pods.py")
 INSTALLED_CONFIGS = "visa_jax_configs"
 
 
@@ -90,7 +91,7 @@ def find_config_file(name: str) -> Path:
         if installed.is_file():
             return installed
     known = sorted(f"configs/{file.name}" for file in directory.glob("*.py")) if directory else []
-    known = [file for file in known if file not in ("configs/__init__.py", "configs/common.py")]
+    known = [file for file in known if file not in _NO_PAGES]
     raise UsageError(f"--config={name}: no such file{suggestion(name, known)}")
 
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "rewrite": "rewrite a text towards a wish or a value vector",
     "generate": "complete a prompt with a run or a Hugging Face directory",
     "detect": "value vector of a text",
+    "plan": "what a run would need on a TPU slice that is not there",
     "convert": "turn a run into a Hugging Face directory, or one into a run",
 }
 HELP = ("--help", "-h", "--helpfull")

@@ -217,15 +217,27 @@ class Decoder(nnx.Module):
             new_cache.append((shared, own))
         return self.norm(x)[:, 0], tuple(new_cache)
 
-    def logits(self, hidden):
-        """float32 [..., V]."""
+    def head(self):
+        """The output layer's kernel as ``logits`` uses it: gathered once, for a loop of calls.
+
+        In float32 (with the numbers of the computation's dtype), so that its gradient is added up in float32.
+        """
         if self.config.tie_embeddings:
-            table_VD, lead = gather(self.embedding[...], TABLE, hidden.dtype), hidden.shape[:-1]
+            kernel = gather(self.embedding[...], TABLE, self.config.dtype)
+        else:
+            kernel = self.output.gathered(self.config.dtype)
+        return kernel if hasattr(kernel, "product") else kernel.astype(jnp.float32)
+
+    def logits(self, hidden, head=None):
+        """float32 [..., V]; ``head`` is that of ``head()``, None = made here."""
+        if self.config.tie_embeddings:
+            table_VD = gather(self.embedding[...], TABLE, hidden.dtype) if head is None else head.astype(hidden.dtype)
+            lead = hidden.shape[:-1]
             rows, contract = hidden.reshape(-1, hidden.shape[-1]), (((1,), (1,)), ((), ()))
             logits = jax.lax.dot_general(rows, table_VD, contract, preferred_element_type=jnp.float32)
             logits = logits.reshape(*lead, -1)
         else:
-            logits = self.output(hidden).astype(jnp.float32)
+            logits = self.output(hidden, head).astype(jnp.float32)
         logits = constrain(logits, "batch", *("length",) * (logits.ndim - 2), "vocab")
         return soft_cap(logits, self.config.logit_cap)
 
@@ -379,6 +391,7 @@ def make_decoder(config: DecoderConfig, platform: str | None = None) -> tuple[La
         init_cache=init_cache,
         decode=decode,
         logits=method("logits"),
+        head=method("head"),
         unstack=unstack,
     )
     return lm, init_fn

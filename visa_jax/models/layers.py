@@ -157,11 +157,15 @@ class Linear(nnx.Module):
         self.bias = declare(shape[inputs:], axes[inputs:]) if bias else None
         self.inputs = inputs
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def gathered(self, dtype):
+        """The kernel as a product in ``dtype`` uses it."""
+        return gathered(self.kernel.get_value(), self.kernel.get_metadata()["axes"], self.inputs, dtype)
+
+    def __call__(self, x: jax.Array, kernel=None) -> jax.Array:
         # One plain matrix product over all tokens: the gradient of a kernel with several
         # leading axes is transposed on CPU and takes more than twice as long.
-        lead, axes = x.shape[: x.ndim - self.inputs], self.kernel.get_metadata()["axes"]
-        kernel = gathered(self.kernel.get_value(), axes, self.inputs, x.dtype)
+        lead = x.shape[: x.ndim - self.inputs]
+        kernel = self.gathered(x.dtype) if kernel is None else kernel
         out_shape = kernel.shape[self.inputs :]
         out = product(x.reshape(math.prod(lead), -1), kernel)
         if self.bias is not None:

@@ -6,6 +6,7 @@ from visa_jax.parallel.axes import constrain as constrain
 from visa_jax.parallel.axes import gather as gather
 from visa_jax.parallel.axes import on_mesh as on_mesh
 from visa_jax.parallel.axes import per_device as per_device
+from visa_jax.parallel.axes import pieces as pieces
 from visa_jax.parallel.axes import sharding as sharding
 from visa_jax.parallel.axes import spec as spec
 from visa_jax.parallel.mesh import MeshConfig as MeshConfig

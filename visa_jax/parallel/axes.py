@@ -40,6 +40,8 @@ PARAM_RULES: Rules = {
 }
 # parameters while they draw completions: whole along fsdp, so that no step of decoding gathers them
 ROLLOUT_RULES: Rules = {**PARAM_RULES, "embed": None}
+# small models that lie whole on every device
+WHOLE_RULES: Rules = dict.fromkeys(PARAM_RULES)
 # what flows; "batch" are rows, or prompts with their group beside them
 ACTIVATION_RULES: Rules = {
     "batch": ("data", "fsdp"),
@@ -137,6 +139,12 @@ def constrain(x: jax.Array, *axes: str | None, rules: Rules = ACTIVATION_RULES) 
     wanted = zip(spec(axes, rules), x.shape, strict=True)
     placed = [target if size % _pieces(now.mesh, target) == 0 else None for target, size in wanted]
     return jax.lax.with_sharding_constraint(x, NamedSharding(now.mesh, PartitionSpec(*placed)))
+
+
+def pieces(axis: str) -> int:
+    """In how many pieces the active mesh cuts ``axis`` of what flows; 1 without one."""
+    now = _ACTIVE.get()
+    return 1 if now is None else _pieces(now.mesh, ACTIVATION_RULES[axis])
 
 
 def constrain_params(tree: Any, axes: Any) -> Any:

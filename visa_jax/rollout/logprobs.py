@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from visa_jax.ops.numerics import LOGSUMEXP, token_logps
-from visa_jax.parallel import constrain
+from visa_jax.parallel import constrain, pieces
 from visa_jax.rollout.sampling import scale_logits
 from visa_jax.types import LanguageModel, Rollout
 
@@ -36,20 +36,27 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
     """
     state_BTD = completion_states(lm, params, rollout)
 
-    def score(pair):
+    def score(pair, *head):
         state, token = pair
-        return token_logps(scale_logits(lm.logits(params, state), temperature), token)
+        return token_logps(scale_logits(lm.logits(params, state, *head), temperature), token)
 
     (rows, length), tokens = rollout.completion_BT.shape, rollout.completion_BT.size
     if chunk is None:
-        chunk = chunk_size(tokens, jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1])
+        # of what one device has: counted over all of them, the chunks of each would be too small for its products
+        devices = pieces("batch")
+        chunk = devices * chunk_size(
+            -(-tokens // devices), jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1]
+        )
     if chunk >= tokens:
         logp_BT = score((state_BTD, rollout.completion_BT))
     else:
         columns = max(chunk // rows, 1)
         pairs = jax.tree.map(lambda x: _fold(x, columns), (state_BTD, rollout.completion_BT))
         keep_sums = jax.checkpoint_policies.save_only_these_names(LOGSUMEXP)
-        logp_PBC = jax.lax.map(jax.checkpoint(score, policy=keep_sums), pairs)
+        # on a mesh the output layer is gathered once, and its gradient sent once, and not with each chunk
+        head = () if pieces("batch") == 1 else (lm.head(params),)
+        score = jax.checkpoint(score, policy=keep_sums)
+        logp_PBC = jax.lax.map(lambda pair: score(pair, *head), pairs)
         logp_BT = jnp.moveaxis(logp_PBC, 0, 1).reshape(rows, -1)[:, :length]
     return jnp.where(rollout.mask_BT, logp_BT, 0.0), state_BTD
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from visa_jax.parallel.axes import ACTIVATION_RULES, ROLLOUT_RULES, constrain_params, on_mesh, spec
+from visa_jax.parallel.axes import ACTIVATION_RULES, ROLLOUT_RULES, WHOLE_RULES, constrain_params, on_mesh, spec
 from visa_jax.parallel.mesh import make_mesh, row_shards
 from visa_jax.rewards.base import stack_rewards
 from visa_jax.training import placement
@@ -62,7 +62,7 @@ def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, m
 
     return Programs(
         rollout=jax.jit(on_mesh(rollout, mesh, ROLLOUT_RULES), out_shardings=rows),
-        score=jax.jit(on_mesh(stack_rewards(experiment.rewards), mesh), out_shardings=rows),
+        score=jax.jit(on_mesh(stack_rewards(experiment.rewards), mesh, WHOLE_RULES), out_shardings=rows),
         update=jax.jit(on_mesh(update, mesh), donate_argnums=0, out_shardings=(held, everywhere)),
         put_state=lambda state: placement.place(state, held),
         put_params=put_params,

@@ -54,10 +54,13 @@ def shardings(tree: Any, axes: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> A
 def place(tree: Any, where: Any) -> Any:
     """``tree`` with each leaf laid by the sharding at its place in ``where``; what lies there already stays as it is.
 
-    On several processes each has the whole array, or its part of it, and lays what its devices hold.
+    On several processes each has the whole array, or its part of it, and lays what its devices hold. A shape becomes
+    one that knows its sharding: enough to compile for.
     """
 
     def one(leaf, to):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to)
         if _is_key(leaf):
             data = one(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
             return jax.random.wrap_key_data(data)

@@ -1,0 +1,13 @@
+"""VISA (arXiv 2603.04822) with Llama-3.1-8B-Instruct as the rewriter, trained as a whole, on a pod.
+
+    visa-jax plan  --config=configs/visa_llama31_8b.py --topology=v5e:8x8
+    visa-jax train --config=configs/visa_llama31_8b.py --workdir=runs/visa_llama31_8b
+
+Hardware: PLAN
+"""
+
+from visa_jax_configs.pods import LLAMA31_8B, visa_page
+
+
+def get_config(arg=None):
+    return visa_page(arg, "Llama-3.1-8B-Instruct", LLAMA31_8B, prompts=256, tensor=4, micro_batches=16)
