@@ -1,26 +1,43 @@
 """Which program computes attention over whole sequences: XLA's products, cuDNN's flash or Pallas' splash kernel.
 
 1 ``choose``  the config's field ``attention``, the platform and the sizes of a call -> a name and the reason
-2 ``cudnn``   ``cache.attend`` through cuDNN's flash attention (GPU)
-3 ``splash``  ``cache.attend`` through Pallas' splash attention (TPU): in a file of its own, imported where it is taken
+2 ``attend_whole``  calls it; on a mesh each device calls a kernel with its own rows and heads
+3 ``cudnn``   ``cache.attend`` through cuDNN's flash attention (GPU)
+4 ``splash``  ``cache.attend`` through Pallas' splash attention (TPU): in a file of its own, imported where it is taken
 
 The kernels never hold the scores [B, Q, T, S]. What valid tokens get is the same within rounding: values and gradients
 differ by at most 1e-5 of the largest entry in float32 and 2e-2 in bfloat16 (tests/models/test_attention.py). What
 padding tokens get differs, and nothing reads it. ``decode`` is always XLA's: it has one query.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from visa_jax.config import require
-from visa_jax.models.cache import heads_first
+from visa_jax.models.cache import attend, heads_first
+from visa_jax.parallel import per_device
 from visa_jax.types import Array
 
 CHOICES = ("auto", "xla", "cudnn", "splash")
+PROJECTED = (  # query, key and value as they are projected
+    ("batch", "length", "heads", "head_dim"),
+    ("batch", "length", "kv_heads", "head_dim"),
+    ("batch", "length", "kv_heads", "head_dim"),
+)
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # where each kernel runs
 BLOCK = 128  # splash's smallest block of queries or keys: the lanes of a TPU
+
+
+class View(NamedTuple):
+    """Where the tokens of a call stand and what they see, for one kind of layer (local or not)."""
+
+    angles: tuple[Array, Array] | None
+    bias: Array  # [B, T, S] over own tokens; leading axes may be 1
+    prefix_bias: Array | None = None  # [B, T, L] over a shared prefix; None: that of ``prefix_layers``
+    local: bool | Array = False  # which kind; an array where layers of two kinds are scanned
 
 
 class Choice(NamedTuple):
@@ -108,3 +125,44 @@ def cudnn(
         is_causal=causal and prefix is None,
         implementation="cudnn",
     )
+
+
+def attend_whole(config, platform: str, query, key, value, view: View, segment_BT, shared=None):
+    """Attention of whole sequences, by what ``choose`` says; ``segment_BT`` as in ``splash``."""
+    tokens = query.shape[1]
+    prefix = 0 if shared is None else shared[0].shape[2]
+    name = choose(config, platform, tokens, prefix).name
+    if name == "cudnn":
+        bias, seen = jnp.broadcast_to(view.bias, (query.shape[0], *view.bias.shape[1:])), seen_of(shared, view)
+        axes = (*PROJECTED, ("batch", "length", "length"), _shared_axes(seen))
+        attend_fn = functools.partial(cudnn, causal=config.causal)
+        return per_device(attend_fn, axes, PROJECTED[0])(query, key, value, bias, seen)
+    if name == "splash":
+        from visa_jax.models.splash import splash  # here, for it imports Pallas
+
+        def through(window):
+            seen = dict(causal=config.causal, window=window, cap=config.attention_cap)
+            axes = (*PROJECTED, ("batch", "length"), _shared_axes(shared))
+            return per_device(functools.partial(splash, **seen), axes, PROJECTED[0])
+
+        arrays, wide = (query, key, value, segment_BT, shared), through(None)
+        if not narrow(config.window, tokens, prefix):
+            return wide(*arrays)
+        if isinstance(view.local, bool):
+            return through(config.window if view.local else None)(*arrays)
+        return jax.lax.cond(view.local, through(config.window), wide, *arrays)
+    own = heads_first(key), heads_first(value)
+    return attend(query, *own, view.bias, seen_of(shared, view), config.attention_cap)
+
+
+def seen_of(shared, view: View):
+    """A layer's part of ``prefix_layers``, if any, with what the view sees of it."""
+    return shared if view.prefix_bias is None or shared is None else (*shared[:2], view.prefix_bias)
+
+
+def _shared_axes(shared):
+    """Axes of a layer's part of ``prefix_layers``."""
+    if shared is None:
+        return None
+    keys = ("batch", "kv_heads", "length", "head_dim")
+    return (keys, keys, ("batch", *("length",) * (shared[2].ndim - 1)))

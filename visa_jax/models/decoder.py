@@ -6,20 +6,17 @@
 """
 
 import dataclasses
-import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from visa_jax.config import require
-from visa_jax.models.attention import CHOICES, choose, cudnn, narrow, obstacle
+from visa_jax.models.attention import CHOICES, View, attend_whole, choose, obstacle, seen_of
 from visa_jax.models.cache import (
     append,
     attend,
     causal_bias,
-    heads_first,
     init_cache,
     positions,
     prefix_layers,
@@ -40,15 +37,10 @@ from visa_jax.models.layers import (
     rope_angles,
     soft_cap,
 )
-from visa_jax.parallel import constrain, gather, per_device
-from visa_jax.types import Array, LanguageModel, Prefix
+from visa_jax.parallel import constrain, gather
+from visa_jax.types import LanguageModel, Prefix
 
 TABLE = ("vocab", "embed")
-PROJECTED = (  # query, key and value as they are projected
-    ("batch", "length", "heads", "head_dim"),
-    ("batch", "length", "kv_heads", "head_dim"),
-    ("batch", "length", "kv_heads", "head_dim"),
-)
 DTYPES = ("float32", "bfloat16", "float16")
 REMATS = ("none", "full", "dots")
 NORMS = ("rms", "rms_plus_one", "layer")
@@ -125,15 +117,6 @@ class DecoderConfig:
         return self.local_layers[layer] if self.local_layers else self.window is not None
 
 
-class View(NamedTuple):
-    """Where the tokens of a call stand and what they see, for one kind of layer (local or not)."""
-
-    angles: tuple[Array, Array] | None
-    bias: Array  # [B, T, S] over own tokens; leading axes may be 1
-    prefix_bias: Array | None = None  # [B, T, L] over a shared prefix; None: that of ``prefix_layers``
-    local: bool | Array = False  # which kind; an array where layers of two kinds are scanned
-
-
 class Decoder(nnx.Module):
     """Embedding, ``layers`` blocks stacked on a leading axis, final norm, output projection."""
 
@@ -176,7 +159,10 @@ class Decoder(nnx.Module):
             x_NLD = x_NLD + added_ND[:, None, :]
 
         def attend_fn(query, key, value, view, _):
-            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32)), (key, value)
+            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32)), (
+                key,
+                value,
+            )
 
         views = self._views(position_NL, causal_bias(mask_NL, self.config.causal))
         hidden, (key, value) = self._blocks(x_NLD, views, attend_fn)
@@ -189,7 +175,9 @@ class Decoder(nnx.Module):
         position_BT = prefix_lengths(prefix, completion_BT.shape[0])[:, None] + positions(mask_BT)
 
         def attend_fn(query, key, value, view, shared):
-            return self._attend(query, key, value, view, mask_BT.astype(jnp.int32), shared), None
+            return attend_whole(
+                self.config, self.platform, query, key, value, view, mask_BT.astype(jnp.int32), shared
+            ), None
 
         views = self._views(position_BT, causal_bias(mask_BT), position_BT, prefix)
         return self._blocks(self._embed(completion_BT, position_BT), views, attend_fn, prefix_layers(prefix))[0]
@@ -211,7 +199,7 @@ class Decoder(nnx.Module):
 
             def attend_fn(query, key, value, shared=shared, own=own, view=view):
                 own = append(own, key, value, step)
-                return attend(query, *own, view.bias, _seen(shared, view), self.config.attention_cap), own
+                return attend(query, *own, view.bias, seen_of(shared, view), self.config.attention_cap), own
 
             x, own = self._layer(layer, layers)(x, view.angles, attend_fn)
             new_cache.append((shared, own))
@@ -277,32 +265,8 @@ class Decoder(nnx.Module):
             views.append(View(angles, bias, seen, local))
         return tuple(views)
 
-    def _attend(self, query, key, value, view, segment_BT, shared=None):
-        """Attention of whole sequences, by what ``choose`` says; ``segment_BT`` as in ``splash``."""
-        config, tokens = self.config, query.shape[1]
-        prefix = 0 if shared is None else shared[0].shape[2]
-        name = choose(config, self.platform, tokens, prefix).name
-        if name == "cudnn":
-            bias, seen = jnp.broadcast_to(view.bias, (query.shape[0], *view.bias.shape[1:])), _seen(shared, view)
-            axes = (*PROJECTED, ("batch", "length", "length"), _shared_axes(seen))
-            attend_fn = functools.partial(cudnn, causal=config.causal)
-            return per_device(attend_fn, axes, PROJECTED[0])(query, key, value, bias, seen)
-        if name == "splash":
-            from visa_jax.models.splash import splash  # here, for it imports Pallas
-
-            def through(window):
-                seen = dict(causal=config.causal, window=window, cap=config.attention_cap)
-                axes = (*PROJECTED, ("batch", "length"), _shared_axes(shared))
-                return per_device(functools.partial(splash, **seen), axes, PROJECTED[0])
-
-            arrays, wide = (query, key, value, segment_BT, shared), through(None)
-            if not narrow(config.window, tokens, prefix):
-                return wide(*arrays)
-            if isinstance(view.local, bool):
-                return through(config.window if view.local else None)(*arrays)
-            return jax.lax.cond(view.local, through(config.window), wide, *arrays)
-        own = heads_first(key), heads_first(value)
-        return attend(query, *own, view.bias, _seen(shared, view), config.attention_cap)
+    def _attend(self, *args):
+        return attend_whole(self.config, self.platform, *args)
 
     def _layer(self, index, layers):
         graph, stacked = nnx.split(self.layers)
@@ -335,24 +299,11 @@ class Decoder(nnx.Module):
         return self.norm(x), kept
 
 
-def _shared_axes(shared):
-    """Axes of a layer's part of ``prefix_layers``."""
-    if shared is None:
-        return None
-    keys = ("batch", "kv_heads", "length", "head_dim")
-    return (keys, keys, ("batch", *("length",) * (shared[2].ndim - 1)))
-
-
 def _remat(body, policy):
     if policy == "none":
         return body
     save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
     return jax.checkpoint(body, policy=save, prevent_cse=False)
-
-
-def _seen(shared, view):
-    """A layer's part of ``prefix_layers``, if any, with what the view sees of it."""
-    return shared if view.prefix_bias is None or shared is None else (*shared[:2], view.prefix_bias)
 
 
 def make_decoder(config: DecoderConfig, platform: str | None = None) -> tuple[LanguageModel, object]:

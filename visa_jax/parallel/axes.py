@@ -183,11 +183,11 @@ def per_device(fn: Callable, in_axes: Any, out_axes: Sequence[str | None]) -> Ca
     ``in_axes``: one entry per argument, a tree of names like the argument. A mesh axis that does not divide every array
     alike is left whole. Without an active mesh, ``fn`` itself.
     """
-    now = _ACTIVE.get()
-    if now is None:
-        return fn
 
     def placed(*arrays):
+        now = _ACTIVE.get()
+        if now is None:
+            return fn(*arrays)
         names = jax.tree.leaves(in_axes, is_leaf=is_axes)
         whole = set()
         for axes, x in zip(names, jax.tree.leaves(arrays), strict=True):
