@@ -15,6 +15,7 @@ from visa_jax.cli.decoders import open_written
 from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
+from visa_jax.cli.train import read_config
 from visa_jax.data.source import make_testbed_source
 from visa_jax.data.template import visa_prompt
 from visa_jax.data.tokenizer import encode_batch, train_tokenizer
@@ -142,7 +143,9 @@ def test_a_merged_run_says_what_the_run_says(chain, real, call, tmp_path):
     found = open_run(run, "run")
     trained = open_written(found, make_testbed_source())
     merged = logits(model.lm, model.params, TEXT)
-    np.testing.assert_allclose(logits(model.lm, trained.params, TEXT), merged, atol=2e-5)
+    parts = open_visa(read_config(found.config))  # as it was trained, and as it is judged
+    for params in (trained.params, parts.policy.join(found.params)):
+        np.testing.assert_allclose(logits(model.lm, params, TEXT), merged, atol=2e-5)
     start = open_written(open_run(real / "visa_sft", "run"), make_testbed_source())
     assert np.abs(logits(model.lm, start.params, TEXT) - merged).max() > 1e-2
     assert model.family == "llama" and model.end_ids == (tokenizer.eos_token_id,)
