@@ -38,7 +38,7 @@ def test_a_function_of_rows_and_heads_sees_its_piece(mesh, heads, held):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_chunks_of_logps_are_those_of_one_device(mesh, tied):
-    """Four chunks of columns: the output layer is gathered before them and its gradient leaves behind them."""
+    """Four chunks of columns: the output layer is gathered before them."""
     lm, init_fn = make_decoder(DecoderConfig(**SIZES, tie_embeddings=tied))
     params = init_fn(jax.random.key(0))
     rng = np.random.default_rng(0)

@@ -53,7 +53,7 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
         columns = max(chunk // rows, 1)
         pairs = jax.tree.map(lambda x: _fold(x, columns), (state_BTD, rollout.completion_BT))
         keep_sums = jax.checkpoint_policies.save_only_these_names(LOGSUMEXP)
-        # on a mesh the output layer is gathered once, and its gradient sent once, and not with each chunk
+        # on a mesh the output layer is gathered once and not with each chunk
         head = () if pieces("batch") == 1 else (lm.head(params),)
         score = jax.checkpoint(score, policy=keep_sums)
         logp_PBC = jax.lax.map(lambda pair: score(pair, *head), pairs)
