@@ -3,7 +3,8 @@
     visa-jax plan  --config=configs/visa_qwen3_0_6b.py --topology=v5e:4x4
     visa-jax train --config=configs/visa_qwen3_0_6b.py --workdir=runs/visa_qwen3_0_6b
 
-Hardware: PLAN
+Hardware: 16 chips of 16 GB (v5e:4x4); the plan says how much of them. Not run yet; needs runs of `supervise` for the
+rewards and a file of questions (config.data.path).
 """
 
 from visa_jax_configs.pods import QWEN3_0_6B, visa_page

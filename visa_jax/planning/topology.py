@@ -90,6 +90,7 @@ def _open_tpu(name: str, chip: Chip, sizes: str) -> Slice:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={name}: needs libtpu, which compiles for TPU without one: {INSTALL}")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a cloud for the TPU that is not there
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run, so several plans may stand side by side
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
