@@ -20,6 +20,7 @@ from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from visa_jax.models import Pretrained, make_decoder
 from visa_jax.models.hf import load_tokenizer as load_any_tokenizer
 from visa_jax.models.hf import read_decoder_config, read_family, special_ids
+from visa_jax.parallel import multihost
 from visa_jax.training.supervised import twin
 from visa_jax.types import Params
 
@@ -38,8 +39,9 @@ class Run(NamedTuple):
 def save_run(workdir: str | Path, config: Any, source: Source, params: Params, step: int) -> None:
     """Write everything that ``open_run`` needs; the parameters last, so that a run without them is unfinished."""
     workdir = Path(workdir)
-    save_config(workdir, config)
-    save_tokenizer(source.tokenizer, workdir / "tokenizer")
+    if multihost.is_primary():
+        save_config(workdir, config)
+        save_tokenizer(source.tokenizer, workdir / "tokenizer")
     save_params(workdir, params, step=step)
 
 

@@ -54,10 +54,12 @@ def shardings(tree: Any, axes: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> A
 def place(tree: Any, where: Any) -> Any:
     """``tree`` with each leaf laid by the sharding at its place in ``where``; on several processes each lays its part.
 
-    Copies: the caller's arrays stay whatever happens to these.
+    Copies, but for arrays that lie there already (of a checkpoint): the caller's stay whatever happens to these.
     """
 
     def one(leaf, to):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and leaf.sharding == to:
+            return leaf
         if _is_key(leaf):
             data = place(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
             return jax.random.wrap_key_data(data)
