@@ -16,8 +16,8 @@ A command is a module `visa_jax/cli/<command>.py`, imported only when it is call
         sys.exit(run(["train", *sys.argv[1:]]))                   # python -m visa_jax.cli.train
 
 Exit codes: 0 done; 1 UserError or an OSError such as a full disk; 2 a command line or config that can not be
-understood; 75 SIGTERM (a pre-empted machine: launchers start the run again); 130 Ctrl-C. Anything else is a fault of ours and keeps its traceback (as all do with
-`--traceback`).
+understood; 75 SIGTERM (a pre-empted machine: launchers start the run again); 130 Ctrl-C. Anything else is a fault
+of ours and keeps its traceback (as all do with `--traceback`).
 """
 
 import contextlib

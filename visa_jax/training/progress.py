@@ -111,7 +111,7 @@ class StopRequest:
         return self.signum is not None
 
     def finish(self, message: str, *, preempted: bool | None = None) -> None:
-        """Leave the program, saying what was saved. Commands print `message` and exit with 130 (Ctrl-C) or 75 (SIGTERM).
+        """Leave the program, saying what was saved. Commands print it and exit with 130 (Ctrl-C) or 75 (SIGTERM).
 
         `preempted`: which of the two it is, where another process was told; None: as this one was.
         """
