@@ -8,6 +8,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from tests.end_to_end import kill
 from tests.training.survivor import survive
@@ -101,3 +102,42 @@ def test_dry_run_prints_the_commands(root):
         "visa-jax train --workdir=x"
         for i in (0, 1)
     ]
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "expected"),
+    [
+        (
+            "tpu_pod.sh",
+            {"TPU": "slice", "ZONE": "here"},
+            "gcloud compute tpus tpu-vm ssh slice --zone=here --worker=all --command=cd visa_jax && "
+            "source launch/setup.sh && VISA_JAX_COORDINATOR=auto exec visa-jax train --workdir=a\\ b\n",
+        ),
+        (
+            "slurm.sbatch",
+            {},
+            "srun --kill-on-bad-exit=1 --export=ALL,VISA_JAX_COORDINATOR=auto visa-jax train --workdir=a b\n",
+        ),
+    ],
+)
+def test_dry_runs_of_real_machines(root, script, settings, expected):
+    command = ["bash", str(root / "launch" / script), "visa-jax", "train", "--workdir=a b"]
+    subprocess.run(["bash", "-n", command[1]], check=True)
+    env = os.environ | {"DRY_RUN": "1"} | settings
+    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout == expected
+    refused = subprocess.run(command[:2], env=env, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "visa-jax train" in refused.stderr
+
+
+def test_dry_run_of_a_jobset(root):
+    sizes = {"NAME": "visa", "IMAGE": "image", "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4"}
+    env = os.environ | {"DRY_RUN": "1", "HOSTS": "4", "CHIPS": "4", "CLAIM": "runs"} | sizes
+    command = ["bash", str(root / "launch" / "gke_jobset.sh"), "visa-jax", "train", '--config.x="y"']
+    jobset = yaml.safe_load(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 10
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["parallelism"] == job["completions"] == 4
+    pod = job["template"]["spec"]
+    assert pod["containers"][0]["command"] == ["visa-jax", "train", '--config.x="y"']
+    assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
