@@ -109,10 +109,14 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until everything is on disk; raises as `check` does."""
+        self.close()
+        self.check()
+
+    def close(self) -> None:
+        """Until nothing is being written; raises nothing: for a run that already ends with an error."""
         if self._writing is not None:
             self._writing.join()
             self._writing = None
-        self.check()
 
     def _finish(self, path: Path, step: int, score: float | None) -> None:
         try:

@@ -46,6 +46,7 @@ def train_in(
     first = 0 if resumed is None else int(resumed.step)
     newest: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
+        stack.callback(checkpoints.close)
         if primary:
             writer = stack.enter_context(MetricsWriter(workdir, resume_step=None if resumed is None else first))
             progress = stack.enter_context(Progress(title or workdir.name, config.steps, start=first))
