@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 failed=""
 attempt() { "$@" || failed="$failed ${1##*/}"; }
 
-for script in launch/*.sh .ci/run; do attempt bash -n "$script"; done
+for script in launch/*.sh launch/*.sbatch .ci/run; do attempt bash -n "$script"; done
 attempt ruff check .
 attempt ruff format --check .
 attempt lint-imports --no-cache --no-logo

@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, and what is missing, half-written, damaged or unfitting is told in one line."""
 
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -132,3 +133,83 @@ def test_digest_changes_with_any_bit_name_dtype_or_shape():
         {"a": jnp.zeros((2, 3)).at[1, 2].set(1e-30), "b": jnp.ones(1)},
     ]
     assert len({digest, *map(checkpoint.params_sha256, others)}) == 5
+
+
+def numbers(size: int, value: float) -> dict:
+    return {"w": jnp.full(size, value)}
+
+
+def spoil(path):
+    """Cut the largest file of a checkpoint."""
+    victim = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:5])
+
+
+def test_newest_that_is_not_whole_is_named_and_the_one_before_is_taken(tmp_path, capsys):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=3)
+    for step in (1, 2, 3):
+        path = checkpoints.save(step, numbers(100, step))
+    checkpoints.wait()
+    path.with_name("3.json").unlink()
+    spoil(path.with_name("2"))
+    (path.parent / "4.orbax-checkpoint-tmp").mkdir()
+    assert checkpoint.Checkpoints(tmp_path).restore_newest(numbers(100, 0))["w"][0] == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" checkpoint (")[0].split()[-1] for line in told] == ["half-written", "damaged"]
+    assert str(tmp_path / "checkpoints" / "2") in told[1] and all(line.endswith("passed over") for line in told)
+    # neither counts any more: the next save keeps the one that was gone on from
+    assert sorted(p.name for p in path.parent.iterdir()) == ["1", "1.json", "2.damaged"]
+
+
+def test_error_only_when_no_whole_checkpoint_is_left(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert checkpoints.restore_newest({}) is None
+    path = checkpoints.save(1, numbers(100, 1))
+    checkpoints.wait()
+    spoil(path)
+    assert "damaged checkpoint" in refusal(checkpoint.Checkpoints(tmp_path).restore_newest, numbers(100, 0))
+    path.with_name("1.json").unlink()  # killed while saving for the first time: from the start again
+    assert checkpoint.Checkpoints(tmp_path).restore_newest(numbers(100, 0)) is None
+
+
+def test_the_best_are_kept_beside_the_last(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=1, keep_best=2)
+    for step, score in enumerate((0.5, 0.9, None, float("nan"), 0.7, 0.1)):
+        checkpoints.save(step, numbers(2, step), score)
+    checkpoints.wait()
+    assert sorted(p.name for p in checkpoints.directory.iterdir() if p.is_dir()) == ["1", "4", "5"]
+
+
+def test_what_is_saved_may_be_used_up_at_once(tmp_path):
+    """The next update writes over its state while the checkpoint is still being written."""
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    tree, checkpoints = jax.block_until_ready(numbers(1_000_000, 1)), checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, tree)
+    for _ in range(5):
+        tree = step(tree)
+    checkpoints.wait()
+    assert np.unique(checkpoints.restore_newest(numbers(1_000_000, 0))["w"]).tolist() == [1.0]
+
+
+def test_full_disk_is_told_in_one_line_and_the_old_checkpoint_stays_whole(tmp_path, capfd):
+    """A limit on the size of files stands for a full disk: writing fails inside of orbax, in its thread."""
+    rng, like = np.random.default_rng(0), {"w": np.zeros(200_000)}
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, {"w": rng.normal(size=200_000)})
+    checkpoints.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+
+        def save_second():
+            checkpoints.save(2, {"w": rng.normal(size=200_000)})
+            checkpoints.wait()
+
+        message = refusal(save_second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert message.startswith(f"{tmp_path / 'checkpoints' / '2'}: could not be saved (")
+    assert "Traceback" not in capfd.readouterr().err
+    again = checkpoint.Checkpoints(tmp_path)
+    assert again.newest() == 1
+    np.testing.assert_array_equal(again.restore_newest(like)["w"], np.random.default_rng(0).normal(size=200_000))

@@ -3,40 +3,169 @@
 Orbax writes into a temporary directory and renames it. Beside each finished directory lies `<name>.json` with the
 size of every file in it: a directory without that list was never finished, one that disagrees with it is damaged.
 Both are told in one line before orbax opens anything (its own readers report a cut file with pages of text).
+
+Arrays in pieces are written by the processes that hold them and read by those that will; all processes call these
+functions, process 0 alone writes lists and deletes.
 """
 
 import hashlib
+import importlib.metadata
 import json
+import math
 import shutil
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from visa_jax.config import UserError
+from visa_jax.parallel import multihost
 from visa_jax.types import Params
 
+PACKAGES = ("visa-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
-def save(workdir: str | Path, step: int, tree: Any, *, keep: int = 2) -> Path:
-    """Write `tree` to `workdir/checkpoints/<step>` and delete all but the newest `keep` finished ones.
+
+class DamagedError(UserError):
+    """A checkpoint that was not written to its end, or has changed since."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in the background while the run goes on.
+
+    A checkpoint counts when its last file is there: whatever ends the process before, the one before it is whole.
 
     Args:
       workdir: directory of the run; made when missing.
-      step: at least 0; an older checkpoint of the same step is replaced.
-      tree: pytree of arrays, typed PRNG keys and Python numbers (no strings).
-      keep: at least 1.
-
-    Returns:
-      The directory written.
+      keep_last: how many of the newest stay, at least 1.
+      keep_best: how many of those with the highest score stay besides.
     """
-    directory = _checkpoints(workdir)
-    path = _write(directory / str(step), tree)
-    if jax.process_index() == 0:
-        for old in sorted(_finished_steps(directory))[:-keep]:
-            _list_path(directory / str(old)).unlink()
-            shutil.rmtree(directory / str(old))
+
+    def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 0):
+        self.directory = _checkpoints(workdir)
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self._saver = _quiet(ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()))
+        self._writing: threading.Thread | None = None
+        self._error: tuple[Path, Exception] | None = None
+
+    def newest(self) -> int | None:
+        """The step of the newest whole checkpoint, None without any; those that are not whole are put out of the way.
+
+        A newer one that is half-written or damaged is named on stderr.
+
+        Raises:
+          DamagedError: there are finished ones, and all of them are damaged; names the newest.
+        """
+        found = multihost.from_primary(self._clear() if multihost.is_primary() else -1)
+        return None if found < 0 else found
+
+    def restore_newest(self, like: Any) -> Any:
+        """The newest whole checkpoint, on the shardings of `like`; None without any. See `newest` and `restore`."""
+        while (step := self.newest()) is not None:
+            try:
+                return _read(self.directory / str(step), like)
+            except DamagedError as error:
+                # several processes read different files, so one alone cannot decide to go back; the newest is named
+                if jax.process_count() > 1 or len(_finished_steps(self.directory)) == 1:
+                    raise
+                _tell(f"{error}; passed over")
+                _put_aside(self.directory / str(step))
+        return None
+
+    def save(self, step: int, tree: Any, score: float | None = None) -> Path:
+        """Begin to write `tree` to `checkpoints/<step>`; it may be used up as soon as this returns.
+
+        Args:
+          step: at least 0; an older checkpoint of the same step is replaced.
+          tree: pytree of arrays, typed PRNG keys and Python numbers (no strings).
+          score: by which the best are kept; higher is better, None or NaN is never among them.
+
+        Raises:
+          UserError: this or the checkpoint before could not be written (a full disk); names it.
+        """
+        self.wait()
+        path = (self.directory / str(step)).absolute()  # orbax refuses relative paths
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if multihost.is_primary():
+                _list_path(path).unlink(missing_ok=True)
+            self._saver.save(path, args=ocp.args.StandardSave(_held(tree)), force=True)
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            raise _not_saved(path, error) from error
+        self._writing = threading.Thread(target=self._finish, args=(path, step, score), name=f"checkpoint {step}")
+        self._writing.start()
+        return path
+
+    def check(self) -> None:
+        """UserError if what was being written could not be."""
+        if self._error is not None:
+            (path, error), self._error = self._error, None
+            raise _not_saved(path, error) from error
+
+    def wait(self) -> None:
+        """Until everything is on disk; raises as `check` does."""
+        self.close()
+        self.check()
+
+    def close(self) -> None:
+        """Until nothing is being written; raises nothing: for a run that already ends with an error."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def _finish(self, path: Path, step: int, score: float | None) -> None:
+        try:
+            self._saver.wait_until_finished()
+            if multihost.is_primary():
+                _write_list(path, step=step, score=score)
+                self._prune()
+        except Exception as error:  # of a thread: told by the next check
+            self._error = (path, error)
+
+    def _prune(self) -> None:
+        steps = sorted(_finished_steps(self.directory))
+        scores = {step: _read_list(self.directory / str(step)).get("score") for step in steps}
+        ranked = sorted((s for s in steps if scores[s] is not None), key=lambda s: scores[s], reverse=True)
+        for step in set(steps) - set(steps[-self.keep_last :]) - set(ranked[: self.keep_best]):
+            _list_path(self.directory / str(step)).unlink()  # first: what is half deleted is no checkpoint
+            shutil.rmtree(self.directory / str(step))
+
+    def _clear(self) -> int:
+        """The newest whole step or -1; what is left of interrupted saves is deleted, damaged ones are set aside."""
+        if not self.directory.is_dir():
+            return -1
+        for rest in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(rest)
+        newest, damaged = -1, []
+        for step in sorted((int(p.name) for p in self.directory.iterdir() if p.name.isdigit()), reverse=True):
+            path = self.directory / str(step)
+            try:
+                _check_files(path)
+                newest = step if newest < 0 else newest
+            except DamagedError as error:
+                if not _list_path(path).is_file():
+                    shutil.rmtree(path)
+                elif newest < 0:
+                    damaged.append((path, error))
+                if newest < 0:
+                    _tell(f"{error}; passed over")
+        if damaged and newest < 0:
+            raise damaged[0][1]
+        for path, _ in damaged:
+            _put_aside(path)
+        return newest
+
+
+def save(workdir: str | Path, step: int, tree: Any, *, keep: int = 2) -> Path:
+    """`Checkpoints.save` of one checkpoint, done when it returns; all but the newest `keep` are deleted."""
+    checkpoints = Checkpoints(workdir, keep_last=keep)
+    path = checkpoints.save(step, tree)
+    checkpoints.wait()
     return path
 
 
@@ -82,7 +211,7 @@ def write_final(workdir: str | Path, step: int, params: Params) -> Path:
     """Write `workdir/final.json` with the last step and the digest of the params: equal runs have equal files."""
     path = Path(workdir) / "final.json"
     digest = params_sha256(params)
-    if jax.process_index() == 0:
+    if multihost.is_primary():
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(path, {"step": int(step), "params_sha256": digest})
     return path
@@ -92,7 +221,7 @@ def params_sha256(params: Params) -> str:
     """SHA-256 over name, dtype, shape and bytes of every leaf, by name; independent of sharding and device."""
     digest = hashlib.sha256()
     for name, leaf in sorted(_named_leaves(params).items()):
-        array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        array = multihost.fetch(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -103,18 +232,40 @@ def _checkpoints(workdir: str | Path) -> Path:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    return _quiet(ocp.Checkpointer(ocp.StandardCheckpointHandler()))
+
+
+def _quiet(checkpointer):
+    """Orbax logs the traceback of an error that it also raises."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    return checkpointer
+
+
+def _held(tree: Any) -> Any:
+    """What is written while the next update runs. On a CPU the "copy on the host" is the array itself, which that
+    update is free to write over."""
+    if jax.default_backend() != "cpu":
+        return tree
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 def _write(path: Path, tree: Any) -> Path:
-    path = path.absolute()  # orbax refuses relative paths
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        _list_path(path).unlink(missing_ok=True)
-    _checkpointer().save(path, args=ocp.args.StandardSave(tree), force=True)
-    if jax.process_index() == 0:
-        _write_json(_list_path(path), _file_sizes(path))
+    path = path.absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if multihost.is_primary():
+            _list_path(path).unlink(missing_ok=True)
+        _checkpointer().save(path, args=ocp.args.StandardSave(tree), force=True)
+        if multihost.is_primary():
+            _write_list(path)
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        raise _not_saved(path, error) from error
     return path
+
+
+def _not_saved(path: Path, error: Exception) -> UserError:
+    text = " ".join(str(error).split())
+    return UserError(f"{path}: could not be saved ({text[:200]}); what was saved before is whole")
 
 
 def _read(path: Path, like: Any) -> Any:
@@ -126,7 +277,10 @@ def _read(path: Path, like: Any) -> Any:
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
     else:
         _check_shapes(path, saved, like)
-    return _checkpointer().restore(path, args=ocp.args.StandardRestore(like))
+    try:
+        return _checkpointer().restore(path, args=ocp.args.StandardRestore(like))
+    except Exception as error:  # the sizes are right, the content is not; each part of orbax has its own error
+        raise DamagedError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from error
 
 
 def _check_files(path: Path) -> None:
@@ -134,15 +288,38 @@ def _check_files(path: Path) -> None:
     if not path.is_dir():
         raise UserError(f"{path}: no such checkpoint")
     if not _list_path(path).is_file():
-        raise UserError(f"{path}: half-written checkpoint (the run was stopped while saving); delete it")
-    try:
-        expected = json.loads(_list_path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise UserError(f"{_list_path(path)}: damaged list of files") from None
+        raise DamagedError(f"{path}: half-written checkpoint (the run was stopped while saving)")
     found = _file_sizes(path)
-    for name, size in expected.items():
+    for name, size in _read_list(path)["files"].items():
         if found.get(name) != size:
-            raise UserError(f"{path / name}: damaged checkpoint ({size} bytes written, {found.get(name, 0)} found)")
+            raise DamagedError(f"{path / name}: damaged checkpoint ({size} bytes written, {found.get(name, 0)} found)")
+
+
+def _read_list(path: Path) -> dict:
+    try:
+        content = json.loads(_list_path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise DamagedError(f"{_list_path(path)}: damaged list of files") from None
+    return content if "files" in content else {"files": content}  # lists of older runs
+
+
+def _write_list(path: Path, **told: Any) -> None:
+    """The last thing that is written of a checkpoint."""
+    told = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in told.items()}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    _write_json(_list_path(path), {**told, "versions": versions, "files": _file_sizes(path)})
+
+
+def _put_aside(path: Path) -> None:
+    """A damaged checkpoint under a name that is never read: it must not count among those that are kept."""
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    _list_path(path).unlink()
+    path.rename(aside)
+
+
+def _tell(line: str) -> None:
+    print(f"checkpoints: {line}", file=sys.stderr, flush=True)
 
 
 def _check_shapes(path: Path, saved: Any, like: Any) -> None:

@@ -19,15 +19,15 @@ class PowerCut(Exception):
 
 def press_ctrl_c(monkeypatch):
     """Ctrl-C while step 3 is being worked on, right after the checkpoint of step 2."""
-    save = checkpoint.save
+    save = checkpoint.Checkpoints.save
 
-    def save_and_interrupt(workdir, step, state):
-        path = save(workdir, step, state)
+    def save_and_interrupt(checkpoints, step, state, score):
+        path = save(checkpoints, step, state, score)
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return path
 
-    monkeypatch.setattr(checkpoint, "save", save_and_interrupt)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save_and_interrupt)
     return KeyboardInterrupt, 3
 
 

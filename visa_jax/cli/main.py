@@ -16,8 +16,8 @@ A command is a module `visa_jax/cli/<command>.py`, imported only when it is call
         sys.exit(run(["train", *sys.argv[1:]]))                   # python -m visa_jax.cli.train
 
 Exit codes: 0 done; 1 UserError or an OSError such as a full disk; 2 a command line or config that can not be
-understood; 130 Ctrl-C or SIGTERM. Anything else is a fault of ours and keeps its traceback (as all do with
-`--traceback`).
+understood; 75 SIGTERM (a pre-empted machine: launchers start the run again); 130 Ctrl-C. Anything else is a fault
+of ours and keeps its traceback (as all do with `--traceback`).
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from absl import flags
 from visa_jax import __version__
 from visa_jax.cli.flags import UsageError, parse
 from visa_jax.config import UserError, suggestion
+from visa_jax.training.progress import Preempted
 
 COMMANDS = {
     "quickstart": "train, evaluate and compare both methods on the embedded testbed",
@@ -48,6 +49,7 @@ COMMANDS = {
     "plan": "what a run would need on a TPU slice that is not there",
     "convert": "turn a run into a Hugging Face directory, or one into a run",
 }
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
 HELP = ("--help", "-h", "--helpfull")
 
 
@@ -63,7 +65,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError, KeyboardInterrupt) as error:
         if "--traceback" in words:
             raise
-        return _explain(command, error)
+        return explain(command, error)
 
 
 def overview() -> str:
@@ -116,7 +118,7 @@ def _run_command(name: str, argv: list[str]) -> int:
     return module.main(values, positional) or 0
 
 
-def _explain(command: str, error: BaseException) -> int:
+def explain(command: str, error: BaseException) -> int:
     """Print `error` in one line and return its exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, BrokenPipeError):
@@ -125,7 +127,7 @@ def _explain(command: str, error: BaseException) -> int:
         return 1
     if isinstance(error, KeyboardInterrupt):
         print(f"\nvisa-jax {command}: interrupted{f': {text}' if text else ''}", file=sys.stderr)
-        return 130
+        return PREEMPTED if isinstance(error, Preempted) else 130
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     print(f"visa-jax {command}: {text}", file=sys.stderr)
@@ -134,13 +136,13 @@ def _explain(command: str, error: BaseException) -> int:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """A pre-empted machine sends SIGTERM: let it end a command as Ctrl-C does (main thread only, a rule of Python)."""
+    """A pre-empted machine sends SIGTERM: let it end a command in good order (main thread only, a rule of Python)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(_signum: int, _frame: object) -> None:
-        raise KeyboardInterrupt("asked to end")
+        raise Preempted("asked to end")
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:

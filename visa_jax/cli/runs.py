@@ -20,6 +20,7 @@ from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from visa_jax.models import Pretrained, make_decoder
 from visa_jax.models.hf import load_tokenizer as load_any_tokenizer
 from visa_jax.models.hf import read_decoder_config, read_family, special_ids
+from visa_jax.parallel import multihost
 from visa_jax.training.supervised import twin
 from visa_jax.types import Params
 
@@ -44,10 +45,11 @@ def save_run(
     ``huggingface``: the directory whose config.json says what decoder it is, where no role's trunk does.
     """
     workdir = Path(workdir)
-    save_config(workdir, config)
-    if huggingface is not None:
-        _keep_family(huggingface, workdir)
-    save_tokenizer(source.tokenizer, workdir / "tokenizer")
+    if multihost.is_primary():
+        save_config(workdir, config)
+        if huggingface is not None:
+            _keep_family(huggingface, workdir)
+        save_tokenizer(source.tokenizer, workdir / "tokenizer")
     save_params(workdir, params, step=step)
 
 

@@ -5,6 +5,7 @@ visa-jax train --config=configs/visa.py:tiny --workdir=runs/visa --config.loop.o
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from visa_jax import checkpoint
 from visa_jax.cli.experiment import (
     MocTrainConfig,
     VisaParts,
@@ -25,15 +25,16 @@ from visa_jax.cli.experiment import (
 )
 from visa_jax.cli.flags import define_config, define_workdir
 from visa_jax.cli.judging import make_moc_monitor, make_visa_monitor
-from visa_jax.cli.main import run
+from visa_jax.cli.main import explain, run
 from visa_jax.cli.runs import save_run
 from visa_jax.config import UserError, config_differences, from_config_dict, load_config, save_config, to_config_dict
 from visa_jax.data.tokenizer import decode_batch
+from visa_jax.parallel import multihost
 from visa_jax.training import fishwood
 from visa_jax.training.fishwood import FishWoodConfig
-from visa_jax.training.loop import Experiment, Hooks, start, train
-from visa_jax.training.metrics import MetricsWriter
-from visa_jax.training.progress import Progress, graceful_stop
+from visa_jax.training.loop import Experiment, start
+from visa_jax.training.progress import Progress
+from visa_jax.training.workdir import train_in
 from visa_jax.types import Params, Scored
 
 CONFIGS = {"visa": VisaTrainConfig, "moc": MocTrainConfig, "fishwood": FishWoodConfig}
@@ -43,17 +44,41 @@ SHOWN_SAMPLES = 10
 def define_flags(values: flags.FlagValues) -> None:
     define_config(values)
     define_workdir(values, "directory of the run; one that holds a run is gone on with")
+    flags.DEFINE_boolean(
+        "allow_config_change",
+        False,
+        "go on with a run that was made with another config; the difference is printed",
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
+    multihost.initialize()
+    try:
+        return train_command(values)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        if jax.process_count() > 1:
+            multihost.leave(explain("train", error))
+        raise
+    except Exception:
+        if jax.process_count() > 1:
+            traceback.print_exc()
+            multihost.leave(1)
+        raise
+
+
+def train_command(values: flags.FlagValues) -> int:
     config = read_config(values.config)
     if isinstance(config, FishWoodConfig):
         return train_fishwood(config, values.workdir)
     parts = open_parts(config)  # before the workdir is claimed: a start that fails leaves nothing behind
-    claim_workdir(values.workdir, to_config_dict(config))
-    for note in parts.notes:
-        print(f"note: {note}", file=sys.stderr)
+    claim_workdir(values.workdir, to_config_dict(config), allow_change=values.allow_config_change)
+    if multihost.is_primary():
+        for note in parts.notes:
+            print(f"note: {note}", file=sys.stderr)
     train_run(parts, values.workdir)
+    if not multihost.is_primary():
+        return 0
     print(json.dumps({"workdir": values.workdir, **json.loads((Path(values.workdir) / "final.json").read_text())}))
     return 0
 
@@ -71,13 +96,25 @@ def read_config(config: ConfigDict) -> VisaTrainConfig | MocTrainConfig | FishWo
     return from_config_dict(CONFIGS[method], config)
 
 
-def claim_workdir(workdir: str, config: ConfigDict) -> None:
-    """Keep `config` in `workdir`, or, where a run lies there, make sure that it was made with the same config."""
-    if (Path(workdir) / "config.json").is_file():
+def claim_workdir(workdir: str, config: ConfigDict, *, allow_change: bool = False) -> None:
+    """Keep `config` in `workdir`, or, where a run lies there, make sure that it was made with the same config.
+
+    ``allow_change``: another one is printed and takes its place (a mesh of other machines, more steps).
+    """
+    found = multihost.any_process((Path(workdir) / "config.json").is_file())  # asked before process 0 writes it
+    if found:
         differences = config_differences(load_config(workdir), config)
-        if differences:
-            raise UserError(f"{workdir}: holds a run with another config ({'; '.join(differences)}); use a new workdir")
-    else:
+        if differences and not allow_change:
+            raise UserError(
+                f"{workdir}: holds a run with another config ({'; '.join(differences)}); use a new workdir, "
+                "or --allow_config_change"
+            )
+        if not differences:
+            return
+        for line in differences if multihost.is_primary() else ():
+            print(f"config changed: {line}", file=sys.stderr)
+        multihost.any_process(True)  # all have read it
+    if multihost.is_primary():
         save_config(workdir, config)
 
 
@@ -105,29 +142,18 @@ def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Para
     monitor = make_visa_monitor(parts) if is_visa else make_moc_monitor(parts, method_state.normalizer)
     experiment = started.experiment._replace(evaluate_fn=lambda params: monitor(params["decoder"]))
     state = start(experiment, config.loop, started.params, method_state, jax.random.key(config.seed))
-    resumed = checkpoint.latest_step(workdir)
-    if resumed is not None:
-        state = checkpoint.restore(workdir, state)
-    writer = MetricsWriter(workdir, resume_step=resumed)
-    progress = Progress(title or workdir.name, config.loop.steps, start=resumed or 0)
-    with writer, progress, graceful_stop() as stop:
-
-        def on_metrics(step: int, metrics: dict) -> None:
-            writer.write(step, metrics)
-            progress.update(step, reward=metrics["reward"], kl=metrics["kl"], grad_norm=metrics["grad_norm"])
-
-        hooks = Hooks(
-            on_metrics=on_metrics,
-            on_samples=lambda step, scored: writer.write_samples(step, sample_rows(experiment, parts, scored)),
-            on_checkpoint=lambda step, state: checkpoint.save(workdir, step, state),
-            should_stop=lambda: bool(stop),
-        )
-        state = train(experiment, config.loop, state, started.reference, hooks)
-        if stop:
-            stop.finish(f"saved step {int(state.step)} in {workdir}; the same command goes on from there")
+    state = train_in(
+        workdir,
+        experiment,
+        config.loop,
+        state,
+        started.reference,
+        title=title,
+        samples_fn=lambda scored: sample_rows(experiment, parts, scored),
+    )
     learned, step = state.params["decoder"], int(state.step)
     save_run(workdir, to_config_dict(config), parts.source, learned, step, parts.policy.huggingface)
-    if not is_visa:
+    if not is_visa and multihost.is_primary():
         save_normalizer(workdir, method_state.normalizer)
     return learned
 

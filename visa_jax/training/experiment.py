@@ -27,12 +27,19 @@ class LoopConfig:
     micro_batches: int = 1  # pieces of a minibatch computed one after the other: less memory, the same gradient
     evaluate_every: int = 25  # steps; 0 = never
     checkpoint_every: int = 100  # steps; 0 = only at the end
+    keep_last: int = 2  # checkpoints that stay, the newest
+    keep_best: int = 0  # and those with the highest best_metric
+    best_metric: str = "reward"  # a name of metrics.jsonl; of those that come now and then the newest value counts
+    profile_steps: int = 0  # traced into workdir/profile, after the two that compile; 0 = none
     mesh: MeshConfig = MeshConfig()  # the devices of the run; all 1: one device
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self):
         require(self.steps >= 1, "steps", "must be at least 1")
         require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
+        require(self.keep_last >= 1, "keep_last", "must be at least 1: a run goes on from it")
+        require(self.keep_best >= 0, "keep_best", "must be at least 0")
+        require(self.profile_steps >= 0, "profile_steps", "must be at least 0")
         require(self.temperature > 0, "temperature", "must be > 0 to sample")
         require(
             self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,

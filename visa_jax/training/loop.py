@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from visa_jax.config import require
 from visa_jax.parallel import MeshConfig
 from visa_jax.rewards.base import score_texts
 from visa_jax.training.experiment import Experiment, LoopConfig
@@ -37,6 +38,10 @@ def make_programs(experiment: Experiment, config: LoopConfig, state: TrainState)
     Raises:
       FieldError: sizes that do not divide into the mesh.
     """
+    alone = config.mesh == MeshConfig() and jax.process_count() > 1
+    require(
+        not alone, "loop.mesh", f"is one device, but there are {jax.process_count()} processes; fsdp = -1 takes all"
+    )
     if config.mesh.way != "jit":
         return make_pmapped(experiment, config, state)
     return (make_meshed if is_meshed(config.mesh) else make_jitted)(experiment, config, state)
@@ -69,26 +74,33 @@ def start(experiment: Experiment, config: LoopConfig, params: Params, method_sta
 
 
 def train(
-    experiment: Experiment, config: LoopConfig, state: TrainState, ref_params: Params, hooks: Hooks
+    experiment: Experiment,
+    config: LoopConfig,
+    state: TrainState,
+    ref_params: Params,
+    hooks: Hooks,
+    programs: Programs | None = None,
 ) -> TrainState:
     """Run the steps that are left (``state.step`` tells where to go on) and return the last state.
 
     Args:
       state: of ``start`` or a checkpoint; it is used up.
       ref_params: of the reference, as ``params`` at the start.
+      programs: of ``make_programs``, where the caller has made them already.
 
     Raises:
       UserError: a metric of the update is not finite; names the step and the metric.
     """
     step, key = int(state.step), jax.random.wrap_key_data(np.asarray(jax.random.key_data(state.key)))
-    programs = make_programs(experiment, config, state)
+    programs = make_programs(experiment, config, state) if programs is None else programs
     state, ref_params = programs.put_state(state), programs.put_params(ref_params)
     reward_params = programs.put_rewards(tuple(reward.params for reward in experiment.rewards))
+    ended = time.perf_counter()  # when the devices were last done
     while step < config.steps:
         step_key = jax.random.fold_in(key, step)
         prompt_key, sample_key = jax.random.split(step_key)
-        times = [time.perf_counter()]
         prompts = programs.put_prompts(experiment.prompts_fn(prompt_key, step))
+        times = [ended, time.perf_counter()]
         rollout = jax.block_until_ready(programs.rollout(state.params, ref_params, prompts, sample_key))
         times.append(time.perf_counter())
         scored = jax.block_until_ready(programs.score(reward_params, rollout))
@@ -96,7 +108,8 @@ def train(
         times.append(time.perf_counter())
         state, metrics = programs.update(state, ref_params, scored)
         metrics = {name: float(value) for name, value in metrics.items()}
-        times.append(time.perf_counter())
+        ended = time.perf_counter()
+        times.append(ended)
         check_finite(step, metrics, ("loss", "grad_norm", "reward"))
         metrics |= _speed(np.diff(times), int(rollout.mask_BT.sum()))
         step += 1
@@ -116,8 +129,9 @@ def train(
 
 
 def _speed(seconds: np.ndarray, tokens: int) -> dict[str, float]:
-    rollout, reward, update = (float(s) for s in seconds)
+    host, rollout, reward, update = (float(s) for s in seconds)
     return {
+        "seconds/host": host,  # prompts; and what followed the step before: metrics, judging, saving as far as it waits
         "seconds/rollout": rollout,
         "seconds/reward": reward,
         "seconds/update": update,

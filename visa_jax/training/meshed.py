@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from visa_jax.parallel import multihost
 from visa_jax.parallel.axes import ACTIVATION_RULES, ROLLOUT_RULES, WHOLE_RULES, constrain_params, on_mesh, spec
 from visa_jax.parallel.mesh import make_mesh, row_shards
 from visa_jax.rewards.base import stack_rewards
@@ -68,4 +69,6 @@ def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, m
         put_params=put_params,
         put_rewards=lambda params: placement.place_whole(params, mesh),
         put_prompts=lambda prompts: placement.place_rows(prompts, mesh),
+        take_params=multihost.local,
+        take_rows=multihost.local,
     )

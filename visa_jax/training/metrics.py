@@ -7,7 +7,7 @@ Names are flat, slashes group them, and they are those that TRL's users know:
     completions/{mean,min,max}_length                completions/clipped_ratio
     moo/weights/<signal>, moo/weights_std/<signal>   moo/cosine/<a>_<b>, control/error
     kl_weight, critic_loss/<head>                    oracle/<figure>, judge/<figure> now and then
-    seconds/{rollout,reward,update}                  tokens_per_second/{rollout,update}
+    seconds/{host,rollout,reward,update}             tokens_per_second/{rollout,update}
 """
 
 import json

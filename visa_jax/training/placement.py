@@ -61,6 +61,8 @@ def place(tree: Any, where: Any) -> Any:
     def one(leaf, to):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and leaf.sharding == to:
+            return leaf  # of a checkpoint
         if _is_key(leaf):
             data = one(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
             return jax.random.wrap_key_data(data)

@@ -97,6 +97,10 @@ class Progress:
         self._stream.flush()
 
 
+class Preempted(KeyboardInterrupt):
+    """SIGTERM: the machine is wanted back. Commands exit with 75, for which launchers start the run again."""
+
+
 class StopRequest:
     """Truthy once Ctrl-C or SIGTERM came: a loop checks it between steps, saves, and calls `finish`."""
 
@@ -106,9 +110,13 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signum is not None
 
-    def finish(self, message: str) -> None:
-        """Leave the program as Ctrl-C does, saying what was saved. Commands print `message` and exit with 130."""
-        raise KeyboardInterrupt(message)
+    def finish(self, message: str, *, preempted: bool | None = None) -> None:
+        """Leave the program, saying what was saved. Commands print it and exit with 130 (Ctrl-C) or 75 (SIGTERM).
+
+        `preempted`: which of the two it is, where another process was told; None: as this one was.
+        """
+        preempted = self.signum == signal.SIGTERM if preempted is None else preempted
+        raise (Preempted if preempted else KeyboardInterrupt)(message)
 
 
 @contextlib.contextmanager

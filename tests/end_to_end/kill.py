@@ -1,0 +1,84 @@
+"""The kill test: SIGKILL at random moments of a run on two processes, half of them while it saves.
+
+python -m tests.end_to_end.kill KILLS [STEPS] [DIRECTORY]      # prints the two digests; exit code 1 when they differ
+
+The launcher starts all again each time; no hand is needed in between. The unbroken run is made first.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MESH = "fsdp=4"
+
+
+def launch(workdir: Path, steps: int, devices: int = 2, processes: int = 2, mesh: str = MESH) -> subprocess.Popen:
+    """The launcher of a run of tests/training/survivor.py."""
+    env = os.environ | {
+        "CPU_DEVICES": str(devices),
+        "RESTARTS": "1000",
+        "COMPILED": str(workdir.parent / "compiled"),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+    program = [sys.executable, "-W", "ignore", "-m", "tests.training.survivor", str(workdir), str(steps), mesh]
+    command = ["bash", str(ROOT / "launch" / "local_processes.sh"), str(processes), "--", *program]
+    with open(workdir.parent / f"{workdir.name}.log", "wb") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+
+
+def children(pid: int) -> list[int]:
+    """The processes of a launcher (Linux)."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in found}
+    return [child for child, command in commands.items() if b"survivor" in command]
+
+
+def kill_one(launcher: subprocess.Popen, workdir: Path, saving: bool, rng: random.Random) -> bool:
+    """SIGKILL to one of the processes, soon after a save begins or at any time; False when the run ended first."""
+    wait = time.monotonic() + rng.uniform(0, 15)
+    began = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+    while launcher.poll() is None:
+        tmp = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+        if (tmp and tmp != began) if saving else time.monotonic() > wait:
+            pids = children(launcher.pid)
+            if len(pids) == 2:
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                return True
+        time.sleep(0.002)
+    return False
+
+
+def digest(workdir: Path) -> dict:
+    return json.loads((workdir / "final.json").read_text())
+
+
+def compare(directory: Path, kills: int, steps: int, seed: int = 0) -> tuple[dict, dict, int]:
+    """(final.json of the unbroken run, of the killed one, how often it was killed)."""
+    rng = random.Random(seed)
+    if not (directory / "unbroken" / "final.json").is_file():
+        assert launch(directory / "unbroken", steps).wait() == 0, (directory / "unbroken.log").read_text()[-2000:]
+    launcher, done = launch(directory / "killed", steps), 0
+    while done < kills and kill_one(launcher, directory / "killed", done % 2 == 1, rng):
+        done += 1
+        print(f"kill {done}: {time.strftime('%X')}", flush=True)
+        time.sleep(1)
+    code = launcher.wait()
+    assert code == 0, (directory / "killed.log").read_text()[-2000:]
+    return digest(directory / "unbroken"), digest(directory / "killed"), done
+
+
+if __name__ == "__main__":
+    kills, steps = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 30
+    directory = Path(sys.argv[3] if len(sys.argv) > 3 else tempfile.mkdtemp())
+    directory.mkdir(parents=True, exist_ok=True)
+    unbroken, killed, done = compare(directory, kills, steps)
+    print(f"unbroken {unbroken}\nkilled   {killed}\n{done} kills")
+    sys.exit(unbroken != killed or done < kills)

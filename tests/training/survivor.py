@@ -1,0 +1,45 @@
+"""The program of a process: the small MOC run of ways.py, kept in a workdir, on all devices of all processes.
+
+python -m tests.training.survivor WORKDIR STEPS [fsdp=4,tensor=2]
+"""
+
+import os
+import sys
+
+import jax
+
+from tests.training import ways
+from visa_jax.checkpoint import write_final
+from visa_jax.cli.main import explain
+from visa_jax.parallel import MeshConfig, multihost
+from visa_jax.training.loop import start
+from visa_jax.training.workdir import train_in
+
+
+def survive(workdir: str, steps: int, mesh: MeshConfig, **choices):
+    """The state at the end."""
+    experiment, params, ref_params, method_state = ways.make_run("moc")
+    config = ways.make_config(mesh, steps=steps, **{"checkpoint_every": 1} | choices)
+    state = start(experiment, config, params, method_state, jax.random.key(3))
+    state = train_in(workdir, experiment, config, state, ref_params)
+    write_final(workdir, int(state.step), state.params)
+    return state
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    if cache := os.environ.get("COMPILED"):
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    multihost.initialize()
+    sizes = {name: int(size) for name, size in (pair.split("=") for pair in sys.argv[3].split(","))}
+    try:
+        survive(sys.argv[1], int(sys.argv[2]), MeshConfig(**sizes))
+    except BaseException as error:
+        code = explain("survivor", error) if isinstance(error, (ValueError, OSError, KeyboardInterrupt)) else 1
+        if code == 1:
+            import traceback
+
+            traceback.print_exc()
+        multihost.leave(code)
+        sys.exit(code)

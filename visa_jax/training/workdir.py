@@ -1,0 +1,114 @@
+"""Training in a workdir: what is kept of a run while it lasts, and how it goes on after whatever ended it."""
+
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from visa_jax.checkpoint import Checkpoints
+from visa_jax.parallel import multihost
+from visa_jax.training.experiment import Experiment, LoopConfig
+from visa_jax.training.loop import Hooks, make_programs, train
+from visa_jax.training.metrics import MetricsWriter
+from visa_jax.training.progress import Progress, graceful_stop
+from visa_jax.types import Params, Scored, TrainState
+
+COMPILING_STEPS = 2  # of a start, not worth a trace
+
+
+def train_in(
+    workdir: str | Path,
+    experiment: Experiment,
+    config: LoopConfig,
+    state: TrainState,
+    ref_params: Params,
+    *,
+    title: str | None = None,
+    samples_fn: Callable[[Scored], list[dict]] | None = None,
+) -> TrainState:
+    """``loop.train`` from the newest whole checkpoint of ``workdir`` (or ``state``), with everything that is kept.
+
+    All processes of a run call it; process 0 writes metrics and samples, each its part of a checkpoint.
+
+    Raises:
+      Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came to any process; the step was finished and saved.
+      UserError: a checkpoint could not be written, or those that are there do not fit or are all damaged.
+    """
+    workdir, primary = Path(workdir), multihost.is_primary()
+    checkpoints = Checkpoints(workdir, keep_last=config.keep_last, keep_best=config.keep_best)
+    programs = make_programs(experiment, config, state)
+    resumed = None
+    if checkpoints.newest() is not None:
+        resumed = checkpoints.restore_newest(programs.take_state(programs.put_state(state)))
+    first = 0 if resumed is None else int(resumed.step)
+    newest: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpoints.close)
+        if primary:
+            writer = stack.enter_context(MetricsWriter(workdir, resume_step=None if resumed is None else first))
+            progress = stack.enter_context(Progress(title or workdir.name, config.steps, start=first))
+        trace = stack.enter_context(Trace(workdir / "profile", first + COMPILING_STEPS, config.profile_steps))
+        stop = stack.enter_context(graceful_stop())
+
+        def on_metrics(step: int, metrics: dict) -> None:
+            newest.update(metrics)
+            trace.step_done(step)
+            checkpoints.check()
+            if primary:
+                writer.write(step, metrics)
+                progress.update(step, reward=metrics["reward"], kl=metrics["kl"], grad_norm=metrics["grad_norm"])
+
+        def on_samples(step: int, scored: Scored) -> None:
+            if primary and samples_fn is not None:
+                writer.write_samples(step, samples_fn(scored))
+
+        hooks = Hooks(
+            on_metrics=on_metrics,
+            on_samples=on_samples,
+            on_checkpoint=lambda step, state: checkpoints.save(step, state, newest.get(config.best_metric)),
+            should_stop=lambda: multihost.any_process(bool(stop)),
+        )
+        state = train(experiment, config, state if resumed is None else resumed, ref_params, hooks, programs)
+        checkpoints.wait()
+        step = int(state.step)
+        if step < config.steps:
+            preempted = multihost.any_process(stop.signum == signal.SIGTERM)
+            stop.finish(f"saved step {step} in {workdir}; the same command goes on from there", preempted=preempted)
+    return state
+
+
+class Trace:
+    """A profiler trace of some steps, for TensorBoard or Perfetto; each process writes a directory of its own.
+
+    Args:
+      directory: made when there is something to trace.
+      after: the step after which it begins.
+      steps: how many; 0 = none.
+    """
+
+    def __init__(self, directory: Path, after: int, steps: int):
+        several = jax.process_count() > 1
+        self.directory = directory / f"process_{jax.process_index()}" if several else directory
+        self.first, self.last = after, after + steps
+        self._open = False
+
+    def step_done(self, step: int) -> None:
+        if step == self.first < self.last:
+            jax.profiler.start_trace(str(self.directory))
+            self._open = True
+        if step == self.last:
+            self.close()
+
+    def close(self) -> None:
+        if self._open:
+            jax.profiler.stop_trace()
+            self._open = False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
