@@ -191,7 +191,7 @@ def test_what_is_saved_may_be_used_up_at_once(tmp_path):
     assert np.unique(checkpoints.restore_newest(numbers(1_000_000, 0))["w"]).tolist() == [1.0]
 
 
-def test_full_disk_is_told_in_one_line_and_the_old_checkpoint_stays_whole(tmp_path, capfd):
+def test_full_disk_is_told_in_one_line_and_the_old_checkpoint_stays_whole(tmp_path, caplog):
     """A limit on the size of files stands for a full disk: writing fails inside of orbax, in its thread."""
     rng, like = np.random.default_rng(0), {"w": np.zeros(200_000)}
     checkpoints = checkpoint.Checkpoints(tmp_path)
@@ -209,7 +209,7 @@ def test_full_disk_is_told_in_one_line_and_the_old_checkpoint_stays_whole(tmp_pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert message.startswith(f"{tmp_path / 'checkpoints' / '2'}: could not be saved (")
-    assert "Traceback" not in capfd.readouterr().err
+    assert not caplog.records  # orbax would log the traceback, too
     again = checkpoint.Checkpoints(tmp_path)
     assert again.newest() == 1
     np.testing.assert_array_equal(again.restore_newest(like)["w"], np.random.default_rng(0).normal(size=200_000))

@@ -242,8 +242,8 @@ def _quiet(checkpointer):
 
 
 def _held(tree: Any) -> Any:
-    """What is written while the next update runs. On a CPU the "copy on the host" is the array itself, which that
-    update is free to write over."""
+    """What is written while the next update runs. On a CPU the "copy on the host" is the array itself, and that update
+    donates it: jax 0.10.2 leaves an array alone that is looked at, but says nowhere that it must."""
     if jax.default_backend() != "cpu":
         return tree
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
