@@ -88,6 +88,7 @@ def visa_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.data = data(path="data/questions.jsonl")
     config.data.sizes.update({"question": 128, "text": 512})
     config.data.tokenizer.directory = options.model
+    config.data.template = "json"  # prompts in plain words, with the model's own tokens
     config.runs = ConfigDict({name: f"{options.runs}/{name}" for name in ("detector", "analyzer", "translator")})
     config.runs.update({"base": options.model, "start": options.model})
     config.policy = policy()
@@ -107,6 +108,7 @@ def moc_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.data = data(path="data/questions.jsonl")
     config.data.sizes.update({"question": 512, "text": 128})
     config.data.tokenizer.directory = options.model
+    config.data.template = "json"  # prompts in plain words, with the model's own tokens
     config.runs = ConfigDict({"start": options.model})
     config.runs.rewards = (f"{options.runs}/helpful", f"{options.runs}/harmless")
     config.preference_encoding = "text"

@@ -67,6 +67,14 @@ def test_bytes_are_those_of_hbm_and_of_the_slice():
     assert count(LOOP)[0].bytes == 5 * (4 * (read + 16 * 8) + compared)
 
 
+def test_a_counter_may_grow_by_more_than_one():
+    """0, 2, 4 are below 5: three rounds."""
+    grow = "  %two = s32[] constant(2)\n  %grown = s32[] add(%i, %two)\n"
+    unrolled = LOOP.replace("  %x = f32[16,32]{1,0} get-", f"{grow}  %x = f32[16,32]{{1,0}} get-")
+    unrolled = unrolled.replace("tuple(%i, %x,", "tuple(%grown, %x,")
+    assert count(unrolled)[0].flops == 3 * 2 * 16 * 32 * 8
+
+
 def test_a_loop_whose_end_depends_on_data_stays_apart():
     once, (each,) = count(LOOP.replace("direction=LT", "direction=GT"))
     assert once.flops == 0 and each.flops == 2 * 16 * 32 * 8

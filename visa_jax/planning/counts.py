@@ -80,3 +80,24 @@ def decode_bytes(work: Work, row_shards: int, tensor: int, weight_bytes: float) 
     columns = work.prompts * work.prompt_length + work.rows * (work.completion_length - 1)
     cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * columns * width
     return weight_bytes / tensor + cache / row_shards / tensor
+
+
+# products of [queries, columns] by the width of a head: scores and output; scores, their slope, that of queries; and,
+# of keys and values, scores, their slope and the two
+_PRODUCTS = {"_fwd": 2, "_dq": 3, "_dkv": 4}
+
+
+def splash_flops(name: str, arguments: list[tuple[int, ...]], own_tokens: int) -> float:
+    """FLOPs of a call of the splash kernel ``name``, whose compiled text says nothing of the blocks that it leaves out.
+
+    ``arguments`` are the sizes of its arrays, queries and keys the first of four axes. A query meets the columns before
+    its group and, on average, half of its row; a row behind a prompt has ``own_tokens``, others all that there are.
+    """
+    products = next((number for part, number in _PRODUCTS.items() if name.startswith("splash") and part in name), 0)
+    wide = [sizes for sizes in arguments if len(sizes) == 4]
+    if not products or len(wide) < 2:
+        return 0.0
+    (rows, heads, queries, width), columns = wide[0], wide[1][2]
+    before = columns - queries
+    met = before + (own_tokens if before and own_tokens else queries) / 2
+    return 2 * products * rows * heads * queries * met * width

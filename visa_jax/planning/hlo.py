@@ -13,6 +13,8 @@ import math
 import re
 from collections import Counter
 
+from visa_jax.planning.counts import splash_flops
+
 SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "token": 0, "opaque": 0}
 FREE = frozenset(
     "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id opt-barrier iota".split()
@@ -179,7 +181,9 @@ class Reader:
         elif it.op == "convolution":
             total.flops += _convolution_flops(it, shapes)
         elif it.op == "custom-call":
-            total.flops += _kernel_flops(it, shapes, self.own_tokens)
+            total.flops += splash_flops(
+                it.name, [sizes for name in it.operands for _, sizes, _ in arrays(shapes[name])], self.own_tokens
+            )
         elif kind in COLLECTIVES:
             amount = sum(size(*array[:2]) for name in it.operands for array in arrays(shapes[name]))
             members = group_size(it.rest, self.partitions)
@@ -262,8 +266,17 @@ class Reader:
         constants = [side for side in sides if side is not None and side.op == "constant"]
         counters = [side for side in sides if side is not None and side.op == "get-tuple-element"]
         if plain and len(constants) == len(counters) == 1 and len(sides) == 2:
-            return int(constants[0].argument)
+            return -(-int(constants[0].argument) // self._step(it, counters[0]))
         return None
+
+    def _step(self, it: Instruction, counter: Instruction) -> int:
+        """What a loop's counter grows by a round: 2 where the compiler has unrolled a ring of sends."""
+        body = {instruction.name: instruction for instruction in self.computations[it.called("body")]}
+        root = next(instruction for instruction in body.values() if instruction.root)
+        index = int(re.search(r"index=(\d+)", counter.rest)[1])
+        grown = body.get(root.operands[index])
+        added = [body[name] for name in grown.operands if name in body] if grown and grown.op == "add" else []
+        return next((int(one.argument) for one in added if one.op == "constant"), 1)
 
 
 def count(text: str, own_tokens: int = 0) -> tuple[Counts, list[Counts]]:
@@ -372,26 +385,3 @@ def _convolution_flops(it: Instruction, shapes: dict[str, str]) -> float:
     batches = int((re.search(r"batch_group_count=(\d+)", it.rest) or [0, "1"])[1])
     batch, features = out[gives.index("b")], out[gives.index("f")]
     return 2 * batch * features * kernel[filters.index("i")] * pairs / (batches if batches > 1 else 1)
-
-
-# products of [queries, columns] by the width of a head: scores and output; scores, their slope, that of queries; and,
-# of keys and values, scores, their slope and the two
-_PRODUCTS = {"_fwd": 2, "_dq": 3, "_dkv": 4}
-
-
-def _kernel_flops(it: Instruction, shapes: dict[str, str], own_tokens: int) -> float:
-    """FLOPs of the splash kernel, whose text says nothing of the blocks that it leaves out.
-
-    A query meets the columns before its group and, on average, half of its row; a row behind a prompt has
-    ``own_tokens``, others all that there are.
-    """
-    products = next(
-        (number for part, number in _PRODUCTS.items() if it.name.startswith("splash") and part in it.name), 0
-    )
-    wide = [sizes for name in it.operands for _, sizes, _ in arrays(shapes[name]) if len(sizes) == 4]
-    if not products or len(wide) < 2:
-        return 0.0
-    (rows, heads, queries, width), columns = wide[0], wide[1][2]
-    before = columns - queries
-    met = before + (own_tokens if before and own_tokens else queries) / 2
-    return 2 * products * rows * heads * queries * met * width
