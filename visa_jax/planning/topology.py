@@ -35,13 +35,13 @@ class Chip:
         return dataclasses.replace(self, cores=1, **rates)
 
 
-# cloud.google.com/tpu/docs (pages v4, v5e, v5p, v6e, tpu7x; read 2026): peak compute per chip in bf16, HBM capacity and
+# cloud.google.com/tpu/docs (pages v5e, v5p, v6e, looked up 2026-11; v4 and tpu7x from memory of theirs): peak compute per chip in bf16, HBM capacity and
 # bandwidth, interchip interconnect bandwidth (given there in both directions or in Gbit/s: one direction here).
 CHIPS = {
     "v4": Chip("v4", 32 * 2**30, 275e12, 1228 * GB, 300 * GB, cores=2),
     "v5e": Chip("v5e", 16 * 2**30, 197e12, 819 * GB, 200 * GB),
     "v5p": Chip("v5p", 95 * 2**30, 459e12, 2765 * GB, 600 * GB),
-    "v6e": Chip("v6e", 32 * 2**30, 918e12, 1638 * GB, 448 * GB),
+    "v6e": Chip("v6e", 32 * 2**30, 918e12, 1638 * GB, 400 * GB),
     "tpu7x": Chip("tpu7x", 192 * 2**30, 2307e12, 7380 * GB, 600 * GB, cores=2),
 }
 
