@@ -35,8 +35,8 @@ class Chip:
         return dataclasses.replace(self, cores=1, **rates)
 
 
-# cloud.google.com/tpu/docs (pages v5e, v5p, v6e, looked up 2026-11; v4 and tpu7x from memory of theirs): peak compute per chip in bf16, HBM capacity and
-# bandwidth, interchip interconnect bandwidth (given there in both directions or in Gbit/s: one direction here).
+# cloud.google.com/tpu/docs: peak compute per chip in bf16, HBM capacity and bandwidth, interchip interconnect bandwidth
+# (given there in both directions or in Gbit/s: one direction here). v5e, v5p, v6e looked up in 2026-11, the others not.
 CHIPS = {
     "v4": Chip("v4", 32 * 2**30, 275e12, 1228 * GB, 300 * GB, cores=2),
     "v5e": Chip("v5e", 16 * 2**30, 197e12, 819 * GB, 200 * GB),
