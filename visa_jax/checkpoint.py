@@ -221,7 +221,7 @@ def params_sha256(params: Params) -> str:
     """SHA-256 over name, dtype, shape and bytes of every leaf, by name; independent of sharding and device."""
     digest = hashlib.sha256()
     for name, leaf in sorted(_named_leaves(params).items()):
-        array = multihost.fetch(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        array = multihost.fetch(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -330,7 +330,7 @@ def _check_shapes(path: Path, saved: Any, like: Any) -> None:
         raise UserError(f"{path}: does not fit the config: {name} is in {where}")
     for name, leaf in like_leaves.items():
         # A typed key is stored as its words of data, whose shape depends on the kind of key.
-        if not _is_key(leaf) and tuple(saved_leaves[name].shape) != np.shape(leaf):
+        if not is_key(leaf) and tuple(saved_leaves[name].shape) != np.shape(leaf):
             shapes = f"{tuple(saved_leaves[name].shape)} in the checkpoint, {np.shape(leaf)} now"
             raise UserError(f"{path}: does not fit the config: {name} has shape {shapes}")
 
@@ -340,7 +340,8 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(key_path, simple=True, separator="."): leaf for key_path, leaf in leaves}
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed PRNG key."""
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from visa_jax.cli.experiment import MocTrainConfig, VisaTrainConfig
+from visa_jax.cli.experiment import MocTrainConfig, VisaTrainConfig, make_join
 from visa_jax.config import UserError, require
 from visa_jax.data.template import condition_size
 from visa_jax.methods import moc as moc_method
@@ -31,10 +31,9 @@ from visa_jax.rewards.value_match import make_value_match
 from visa_jax.training.experiment import Experiment
 from visa_jax.training.meshed import make_meshed
 from visa_jax.training.placement import policy_axes
-from visa_jax.training.policy import make_lora_join, make_policy_fn
+from visa_jax.training.policy import make_policy_fn
 from visa_jax.training.programs import run_optimizer
 from visa_jax.training.state import init_state
-from visa_jax.training.update import whole
 from visa_jax.types import VALUES, PromptBatch
 
 PAD_ID, END_ID, STOP_ID = 0, 1, 2  # which tokens these are does not change a program's cost
@@ -101,7 +100,7 @@ def draw(config: TrainConfig, platform: str) -> Blueprint:
         max_new_tokens=plan.completion_length,
         end_id=END_ID,
         pad_id=PAD_ID,
-        join_fn=make_lora_join(policy.lora) if policy.lora else whole,
+        join_fn=make_join(policy),
         axes_fn=functools.partial(policy_axes, config=decoder),
     )
     return Blueprint(

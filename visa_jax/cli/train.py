@@ -60,7 +60,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         if jax.process_count() > 1:
             multihost.leave(explain("train", error))
         raise
-    except Exception:
+    except Exception:  # a fault of ours: its traceback, and an end that does not wait for the other processes
         if jax.process_count() > 1:
             traceback.print_exc()
             multihost.leave(1)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from visa_jax.checkpoint import is_key
 from visa_jax.config import require
 from visa_jax.models.decoder import DecoderConfig
 from visa_jax.models.placement import decoder_axes
@@ -63,7 +64,7 @@ def place(tree: Any, where: Any) -> Any:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and leaf.sharding == to:
             return leaf  # of a checkpoint
-        if _is_key(leaf):
+        if is_key(leaf):
             data = one(jax.random.key_data(leaf), NamedSharding(to.mesh, PartitionSpec()))
             return jax.random.wrap_key_data(data)
         if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
@@ -97,8 +98,4 @@ def require_rows(prompts: int, pieces: int, shards: int) -> None:
 
 def path_names(path) -> tuple[str, ...]:
     """The keys of a path in a pytree, whatever kinds of containers they are of."""
-    return tuple(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)
-
-
-def _is_key(leaf) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
