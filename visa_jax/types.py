@@ -129,7 +129,9 @@ class LanguageModel(NamedTuple):
 
     forward: Callable  # (params, tokens_BT, mask_BT) -> hidden_BTD, causal
     prefill: Callable  # (params, prompt_NL, mask_NL, condition_NM=None) -> Prefix
-    extend: Callable  # (params, Prefix, completion_BT, mask_BT) -> hidden_BTD, teacher forced, B = N * G
+    # (params, prompt_NL, mask_NL, condition_NM, completion_BT, mask_BT) -> (hidden_BTD, last_hidden_ND), teacher forced
+    # for B = N * G rows: what ``decode`` behind ``prefill`` gives, in one pass
+    extend: Callable
     init_cache: Callable  # (Prefix, rows B, length T, dtype="auto" | "int8") -> cache pytree: prefix and own keys
     decode: Callable  # (params, Prefix, cache, token_B, step or step_B) -> (hidden_BD, cache); of Prefix only the mask
     logits: Callable  # (params, hidden_...D, head=None) -> logits_...V float32

@@ -1,6 +1,7 @@
 """`visa-jax plan` on devices of this host: what it counts is what the sizes say, and a bad request is one line."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from visa_jax.training.policy import PolicyConfig
 
 SIZES = dict(vocab_size=96, width=32, layers=2, heads=4, kv_heads=4, head_dim=8, mlp_width=96, max_length=64)
 CUT = MeshConfig(fsdp=4)
+PARTS = ("layers", "embedding")
 PODS = {
     "visa_qwen3_0_6b": 0.596,
     "visa_qwen3_4b": 4.02,
@@ -38,12 +40,13 @@ PODS = {
 }
 
 
-def make_config(mesh=CUT, reader=True, **policy) -> VisaTrainConfig:
+def make_config(mesh=CUT, reader=True, reward_dtype="float32", **policy) -> VisaTrainConfig:
     decoder = DecoderConfig(**SIZES)
     lengths = dict(prompt_length=16, completion_length=12, context_length=10)
     return VisaTrainConfig(
         runs=VisaRuns(base="", start="none", detector="", analyzer=""),
         policy=PolicyConfig(**policy),
+        reward_dtype=reward_dtype,
         visa=VisaConfig(num_generations=2, max_completion_length=12),
         loop=LoopConfig(prompts_per_step=8, mesh=mesh),
         plan=PlanConfig(decoder=decoder, reader=decoder if reader else None, **lengths),
@@ -98,6 +101,15 @@ def test_a_step_of_decoding_sends_one_number_and_reward_models_nothing(eight):
     assert not score["collective_bytes"]
 
 
+def test_an_update_gathers_each_kernel_once_a_pass(eight):
+    """Three passes read it (reference, policy, and again in the backward pass): a device sends its eighth to seven."""
+    blueprint = draw(make_config(MeshConfig(fsdp=8)), "cpu")
+    layers, table = (4 * sum(x.size for x in jax.tree.leaves(blueprint.trained["decoder"][part])) for part in PARTS)
+    sent = eight["programs"]["update"]["collective_bytes"]["all-gather"]
+    # the table is gathered to embed prompts and completions and for logits
+    assert sent <= (3 * layers + 3 * 3 * table) * 7 / 8
+
+
 def test_no_program_gathers_the_whole_tree(eight):
     config = make_config(MeshConfig(fsdp=8))
     params = draw(config, "cpu").trained
@@ -114,6 +126,33 @@ def test_parameters_and_moments_are_cut():
     state = programs(blueprint, make_mesh(config.loop.mesh))["update"].arguments[0]
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blueprint.trained))
     assert device_bytes(state.params) + device_bytes(state.opt_state) <= 3 * whole * (1 / 4 + 0.02)
+
+
+def test_reward_models_may_lie_in_half_of_the_bytes():
+    """Their trunks; the heads, small, are float32."""
+
+    def held(dtype):
+        blueprint = draw(make_config(reward_dtype=dtype), "cpu")
+        models = [reward.params for reward in blueprint.experiment.rewards if jax.tree.leaves(reward.params)]
+        return device_bytes(programs(blueprint, make_mesh(CUT))["score"].arguments[0]), models
+
+    (wide, models), (narrow, _) = held("float32"), held("bfloat16")
+    assert wide - narrow == 2 * sum(leaf.size for model in models for leaf in jax.tree.leaves(model["decoder"]))
+
+
+def test_a_plan_for_tpus_prints_a_plan_alone(root, tmp_path):
+    """What libtpu has to say of the machine that it is not on would stand before the JSON, or beside it."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (extra tpu)")
+    words = [f"--config={page(tmp_path, make_config(reader=False))}", "--topology=v5e:2x2", "--json"]
+    command = [sys.executable, "-m", "visa_jax.cli.main", "plan", *words]
+    path = os.pathsep.join([str(root), *sys.path])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TPU_")}
+    done = subprocess.run(
+        command, cwd=root, env=kept | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert json.loads(done.stdout)["topology"] == "v5e:2x2"
+    assert "WARNING" not in done.stderr and "Error" not in done.stderr
 
 
 def test_what_does_not_fit_is_said_and_ranked_last(monkeypatch):

@@ -135,7 +135,7 @@ def test_the_mask_of_a_group_by_hand():
     ids=["plain", "two kinds", "local", "reader"],
 )
 def test_a_decoder_through_splash_is_one_through_xla(tiny, build, tokens, choices, monkeypatch):
-    """forward of windows and segments, prefill and extend of a plain decoder; hidden states of valid tokens."""
+    """forward of windows and segments, extend and prefill of a plain decoder; hidden states of valid tokens."""
     interpreted = lambda *args, **kwargs: splash(*args, **kwargs, interpret=True)  # noqa: E731
     monkeypatch.setattr("visa_jax.models.splash.splash", interpreted)
     ids, completion = tokens(1, 2, 12).at[:, 4].set(3), tokens(2, 4, 10)
@@ -146,8 +146,9 @@ def test_a_decoder_through_splash_is_one_through_xla(tiny, build, tokens, choice
         lm, _ = make_decoder(tiny(attention=attention, **choices), platform)
         if choices:
             return jnp.where(mask[:, :, None], jax.jit(lm.forward)(params, ids, mask), 0)
-        prefix = jax.jit(lm.prefill)(params, ids, mask)
-        return jax.jit(lm.extend)(params, prefix, completion, completion_mask)
+        hidden, last = jax.jit(lm.extend)(params, ids, mask, None, completion, completion_mask)
+        np.testing.assert_allclose(last, jax.jit(lm.prefill)(params, ids, mask).last_hidden_ND, atol=2e-5)
+        return hidden
 
     np.testing.assert_allclose(states("splash", "tpu"), states("xla", "cpu"), atol=2e-5)
 
@@ -168,7 +169,7 @@ def test_a_kernel_on_a_mesh_has_each_device_its_rows_and_heads(tiny, build, toke
         lm, _ = make_decoder(tiny(attention=attention), platform)
 
         def both(params):
-            return lm.extend(params, lm.prefill(params, ids, mask), completion, jnp.ones((4, 10), bool))
+            return lm.extend(params, ids, mask, None, completion, jnp.ones((4, 10), bool))[0]
 
         return jax.jit(on_mesh(both, mesh))(params)
 
@@ -207,11 +208,11 @@ def test_what_cudnn_is_asked_for_is_the_same_attention(rows, monkeypatch, window
 
 
 def program(tiny, platform, dtype="bfloat16", **choices):
-    """``(gradient of prefill and extend, abstract arguments)`` of a decoder through the platform's kernel."""
+    """``(gradient of extend, abstract arguments)`` of a decoder through the platform's kernel."""
     lm, init_fn = make_decoder(tiny(attention="auto", dtype=dtype, **choices), platform)
 
     def total(params, prompt, prompt_mask, completion, mask):
-        return jnp.sum(lm.extend(params, lm.prefill(params, prompt, prompt_mask), completion, mask).astype(jnp.float32))
+        return jnp.sum(lm.extend(params, prompt, prompt_mask, None, completion, mask)[0].astype(jnp.float32))
 
     of = jax.ShapeDtypeStruct
     rows = [of((n, length), dtype) for n, length in ((2, 256), (4, 128)) for dtype in (jnp.int32, bool)]

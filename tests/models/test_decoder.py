@@ -80,10 +80,7 @@ def test_a_window_reaches_back_into_the_prompt(tiny, build, tokens):
     lm, params = build(tiny(layers=1, window=3))
     prompt, completion = tokens(1, 1, 5), tokens(2, 1, 4)
     changed = prompt.at[0, 3].add(1)
-    hidden = [
-        lm.extend(params, lm.prefill(params, ids, ones(ids)), completion, ones(completion))[0]
-        for ids in (prompt, changed)
-    ]
+    hidden = [lm.extend(params, ids, ones(ids), None, completion, ones(completion))[0][0] for ids in (prompt, changed)]
     moved = jnp.abs(hidden[0] - hidden[1]).max(-1)
     assert float(moved[0]) > 1e-3 and (moved[1:] == 0).all()
 
@@ -92,8 +89,10 @@ def test_learned_positions_and_layer_norms_hold_the_same_promises(tiny, build, t
     """GPT-2's parts: padding changes nothing, and decoding behind a shared prefix is the forward pass."""
     lm, params = build(tiny(**LEARNED))
     prompt, completion, length = tokens(7, 2, 5), tokens(8, 4, 4), (5, 2)
-    prefix = lm.prefill(params, prompt, jnp.arange(5)[None] < jnp.asarray(length)[:, None])
-    cache, extended = lm.init_cache(prefix, 4, 4), lm.extend(params, prefix, completion, ones(completion))
+    mask = jnp.arange(5)[None] < jnp.asarray(length)[:, None]
+    prefix = lm.prefill(params, prompt, mask)
+    extended, _ = lm.extend(params, prompt, mask, None, completion, ones(completion))
+    cache = lm.init_cache(prefix, 4, 4)
     for step in range(4):
         hidden, cache = lm.decode(params, prefix, cache, completion[:, step], step)
         np.testing.assert_allclose(hidden, extended[:, step], atol=1e-5)
@@ -184,12 +183,11 @@ def test_extend_is_forward_on_the_concatenation(model, tokens):
     lm, params = model
     prompt, completion, length, group = tokens(5, 2, 6), tokens(6, 6, 4), (6, 3), 3
     mask = jnp.arange(6)[None] < jnp.asarray(length)[:, None]
-    prefix = lm.prefill(params, prompt, mask)
-    hidden = lm.extend(params, prefix, completion, ones(completion))
+    hidden, last = lm.extend(params, prompt, mask, None, completion, ones(completion))
     for row, ids in enumerate(joined(prompt, length, completion, group)):
         whole = lm.forward(params, ids, ones(ids))[0]
         np.testing.assert_allclose(hidden[row], whole[-4:], atol=1e-5)
-        np.testing.assert_allclose(prefix.last_hidden_ND[row // group], whole[-5], atol=1e-5)
+        np.testing.assert_allclose(last[row // group], whole[-5], atol=1e-5)
 
 
 def test_gradient_of_extend_reaches_the_prompt_once_per_group(plain, tokens):
@@ -198,8 +196,7 @@ def test_gradient_of_extend_reaches_the_prompt_once_per_group(plain, tokens):
     prompt, completion, group = tokens(5, 2, 6), tokens(6, 6, 4), 3
 
     def shared(params):
-        prefix = lm.prefill(params, prompt, ones(prompt))
-        return jnp.sum(lm.extend(params, prefix, completion, ones(completion)) ** 3)
+        return jnp.sum(lm.extend(params, prompt, ones(prompt), None, completion, ones(completion))[0] ** 3)
 
     def apart(params):
         whole = jnp.concatenate([jnp.repeat(prompt, group, axis=0), completion], axis=1)

@@ -65,7 +65,7 @@ def test_adapted_is_merged(tiny, build, tokens, kind, scan_layers):
     for policy in policies:
         prefix = lm.prefill(policy, prompt, seen)
         stepped, _ = lm.decode(policy, prefix, lm.init_cache(prefix, 4, 2), completion[:, 0], 0)
-        extended = lm.extend(policy, prefix, completion, shown)
+        extended = lm.extend(policy, prompt, seen, None, completion, shown)[0]
         np.testing.assert_allclose(stepped, extended[:, 0], atol=1e-5)
         results.append((lm.logits(policy, lm.forward(policy, prompt, seen)), lm.logits(policy, extended)))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), *results)

@@ -125,7 +125,9 @@ def test_decoding_is_teacher_forcing_behind_prompts_of_any_length(case):
     completion = jnp.asarray(np.random.default_rng(3).integers(1, 48, (4, 5)), jnp.int32)
     batch = prompts(case, lengths)
     prefix = jax.jit(lm.prefill)(case.params, batch.prompt_NL, batch.prompt_mask_NL)
-    extended = jax.jit(lm.extend)(case.params, prefix, completion, jnp.ones(completion.shape, bool))
+    extended = jax.jit(lm.extend)(
+        case.params, batch.prompt_NL, batch.prompt_mask_NL, None, completion, jnp.ones(completion.shape, bool)
+    )[0]
     cache, decode = lm.init_cache(prefix, 4, 5), jax.jit(lm.decode)
     for step in range(5):
         hidden, cache = decode(case.params, prefix, cache, completion[:, step], step)

@@ -154,3 +154,23 @@ def test_a_gather_on_its_way_counts_once():
 def test_products_written_as_convolutions():
     text = PRODUCT.format(window="size=1x3 pad=0_0x2_2 rhs_reversal=0x1")
     assert count(text)[0].flops == 2 * 6 * 5 * 7 * 3 * 4
+
+
+# arguments of a splash kernel: what is masked (blocks, int8), 16 heads of 6 queries and of 4 + 6 columns, width 8
+SPLASH = """HloModule attention
+ENTRY %main (m: s8[1,6,10]) -> bf16[{rows}16,6,8] {{
+  %m = s8[1,6,10] parameter(0)
+  %q = bf16[{rows}16,6,8] parameter(1)
+  %k = bf16[{rows}16,10,8] parameter(2)
+  %v = bf16[{rows}16,10,8] parameter(3)
+  ROOT %splash_mha_{part}_segmented.1 = bf16[{rows}16,6,8] custom-call(%m, %q, %k, %v)
+}}
+"""
+
+
+@pytest.mark.parametrize(("rows", "prompts"), [("", 1), ("5,", 5)], ids=["one prompt", "five"])
+@pytest.mark.parametrize(("part", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_products_of_a_splash_kernel(rows, prompts, part, products):
+    """Two rows of 3 tokens behind a prompt of 4: a query meets 4 and, on average, 1.5 columns. One prompt: no axis."""
+    counted = count(SPLASH.format(rows=rows, part=part), own_tokens=3)[0].flops
+    assert counted == products * 2 * prompts * 16 * 6 * (4 + 3 / 2) * 8

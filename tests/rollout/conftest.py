@@ -21,6 +21,10 @@ def table_lm():
             keys = jnp.zeros((1, *prompt_NL.shape, 1, 1))
             return Prefix(key_XNLHC=keys, value_XNLHC=keys, mask_NL=mask_NL, last_hidden_ND=jax.nn.one_hot(last, vocab))
 
+        def extend(params, prompt_NL, mask_NL, condition_NM, completion_BT, mask_BT):
+            last_hidden = prefill(params, prompt_NL, mask_NL).last_hidden_ND
+            return jax.nn.one_hot(completion_BT, vocab), last_hidden
+
         def decode(params, prefix, cache, token_B, step):
             if on_decode is not None:
                 jax.debug.callback(on_decode, step)
@@ -29,7 +33,7 @@ def table_lm():
         return LanguageModel(
             forward=lambda params, tokens, mask: jax.nn.one_hot(tokens, vocab),
             prefill=prefill,
-            extend=lambda params, prefix, completion, mask: jax.nn.one_hot(completion, vocab),
+            extend=extend,
             init_cache=lambda prefix, rows, length, dtype: (),
             decode=decode,
             logits=lambda params, hidden: hidden @ params,

@@ -94,12 +94,20 @@ def test_chunks_change_neither_logps_nor_gradients(decoder, prompt_batch):
 
 
 def test_chunks_cover_all_tokens_and_stay_near_their_size():
-    assert chunk_size(100, 1000) == 100  # few logits: all at once
-    assert chunk_size(4096, 8192) == 512  # 2^22 logits
+    assert chunk_size(100, 1000, 64) == 100  # few logits: all at once
+    assert chunk_size(4096, 8192, 2560) == 512  # 2^22 logits
     for tokens, vocabulary in ((32_768, 151_936), (5000, 8192), (1025, 50_000)):
-        chunk = chunk_size(tokens, vocabulary)
+        chunk = chunk_size(tokens, vocabulary, 2560)
         pieces = -(-tokens // chunk)
         assert 512 <= chunk < 2 * 512 and pieces * chunk - tokens < pieces
+
+
+def test_chunks_on_several_devices_are_as_long_as_the_head_is_wide():
+    """Of 8 devices each has 2560 tokens of a chunk at least, and all chunks cover all tokens."""
+    for tokens, chunks in ((8 * 4096, 1), (8 * 5120, 2), (8 * 8000, 3)):
+        chunk = chunk_size(tokens, 151_936, 2560, devices=8)
+        assert chunk % 8 == 0 and chunk // 8 >= 2560 and -(-tokens // chunk) == chunks
+    assert chunk_size(8 * 5120, 151_936, 256, devices=8) == 8 * 512  # a narrow head: as on one device
 
 
 def test_states_are_those_that_predict_each_token(table_lm, prompt_batch, chain):

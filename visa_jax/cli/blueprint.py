@@ -21,7 +21,7 @@ from visa_jax.methods import visa as visa_method
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.models.hf import read_decoder_config
-from visa_jax.models.readers import make_analyzer, make_detector, make_reward_reader
+from visa_jax.models.readers import hold, make_analyzer, make_detector, make_reward_reader
 from visa_jax.planning.programs import Program, device_bytes
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward
@@ -33,7 +33,7 @@ from visa_jax.training.meshed import make_meshed
 from visa_jax.training.placement import policy_axes
 from visa_jax.training.policy import make_policy_fn
 from visa_jax.training.programs import run_optimizer
-from visa_jax.training.state import init_state
+from visa_jax.training.state import state_shapes
 from visa_jax.types import VALUES, PromptBatch
 
 PAD_ID, END_ID, STOP_ID = 0, 1, 2  # which tokens these are does not change a program's cost
@@ -123,8 +123,7 @@ def programs(run: Blueprint, mesh: Mesh) -> dict[str, Program]:
     """
     loop, experiment = run.config.loop, run.experiment
     key = jax.eval_shape(lambda: jax.random.key(0))
-    optimizer = run_optimizer(loop)
-    state = jax.eval_shape(lambda *args: init_state(args[0], optimizer, *args[1:]), run.trained, run.method_state, key)
+    state = state_shapes(run.trained, run_optimizer(loop), run.method_state, key)
     made = make_meshed(experiment, loop, state, mesh)
     state, reference = made.put_state(state), made.put_params(run.reference)
     rewards = made.put_rewards(tuple(reward.params for reward in experiment.rewards))
@@ -165,8 +164,8 @@ def _visa(config: VisaTrainConfig, platform: str):
         encode, compare, init_analyzer = make_analyzer(lm, stop_id=STOP_ID)
         match = make_value_match(lambda p, t, m: detect(p, t, m).value_BM, kind=config.value_reward, **end)
         consistency = make_consistency(make_entailment(encode, compare, stop_id=STOP_ID), **end)
-        scores["value"] = (match, _reader_shapes(init_trunk, init_detector, trunk))
-        scores["consistency"] = (consistency, _reader_shapes(init_trunk, init_analyzer, trunk))
+        scores["value"] = (match, _reader_shapes(init_trunk, init_detector, trunk, config.reward_dtype))
+        scores["consistency"] = (consistency, _reader_shapes(init_trunk, init_analyzer, trunk, config.reward_dtype))
     nothing = (rules.make_length(**end), ())
     return visa_method.make_method(config.visa), tuple(Reward(name, *scores.get(name, nothing)) for name in names)
 
@@ -177,12 +176,12 @@ def _moc(config: MocTrainConfig, platform: str):
         lm, init_trunk = make_decoder(config.plan.reader, platform)
         read, init_head = make_reward_reader(lm)
         score = make_learned_reward(read, end_id=END_ID)
-        params = _reader_shapes(init_trunk, init_head, config.plan.reader)
+        params = _reader_shapes(init_trunk, init_head, config.plan.reader, config.reward_dtype)
     return moc_method.make_method(config.moc), tuple(Reward(name, score, params) for name in names)
 
 
-def _reader_shapes(init_trunk, init_head, trunk: DecoderConfig):
+def _reader_shapes(init_trunk, init_head, trunk: DecoderConfig, dtype: str):
     def make(key):
-        return {"decoder": init_trunk(key), "head": init_head(key, trunk.width)}
+        return hold({"decoder": init_trunk(key), "head": init_head(key, trunk.width)}, dtype)
 
     return jax.eval_shape(make, jax.random.key(0))

@@ -131,7 +131,7 @@ def work_of(blueprint: Blueprint, platform: str, shards: int) -> counts.Work:
     loop, lengths = config.loop, config.plan
     rows = loop.prompts_per_step * settings.num_generations
     piece = rows * lengths.completion_length // (loop.minibatches * loop.micro_batches)
-    chunk = config.policy.logp_chunk or shards * chunk_size(piece // shards, decoder.vocab_size)
+    chunk = config.policy.logp_chunk or chunk_size(piece, decoder.vocab_size, decoder.width, shards)
     adapters = 0
     if config.policy.lora:
         adapters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(blueprint.trained["decoder"]))

@@ -22,6 +22,7 @@ from visa_jax.data.tokenizer import decode_batch
 from visa_jax.evaluation.run import Readers, make_readers
 from visa_jax.evaluation.texts import make_text_fn, make_window_fn
 from visa_jax.models.classifiers import Classifier, load_classifier
+from visa_jax.models.readers import hold
 from visa_jax.rewards import classes, nli, similarity
 from visa_jax.rewards.base import TextReward, Texts
 from visa_jax.rewards.entailment import make_entailment
@@ -88,8 +89,9 @@ def open_visa_parts(config: Any, source: Source) -> Parts:
     """
     runs, texts = config.runs, {}
     analyze = functools.partial(open_analyzer, consistency=config.consistency)
-    detector = _open_pair(source, "detector", runs.detector, runs.judge_detector, open_detector)
-    analyzer = _open_pair(source, "analyzer", runs.analyzer, runs.judge_analyzer, analyze)
+    held = dict(dtype=config.reward_dtype)
+    detector = _open_pair(source, "detector", runs.detector, runs.judge_detector, open_detector, **held)
+    analyzer = _open_pair(source, "analyzer", runs.analyzer, runs.judge_analyzer, analyze, **held)
     if callable(detector.rewarder):
         texts["value"] = TextReward("value", make_text_value_match(detector.rewarder, kind=config.value_reward))
     if callable(analyzer.rewarder):
@@ -108,7 +110,8 @@ def open_moc_parts(config: Any, source: Source) -> Parts:
     for k, directory in enumerate(runs.rewards):
         judge = runs.judge_rewards[k] if runs.judge_rewards else ""
         openers = [functools.partial(open_reward, **one.of(k)) for one in (runs.reading, runs.judge_reading)]
-        pairs.append(_open_pair(source, "reward_model", directory, judge, *openers, index=k))
+        chosen = dict(index=k, dtype=config.reward_dtype)
+        pairs.append(_open_pair(source, "reward_model", directory, judge, *openers, **chosen))
     texts = {
         name: TextReward(name, make_text_reward(pair.rewarder))
         for name, pair in zip(config.moc.reward_names, pairs, strict=True)
@@ -212,9 +215,13 @@ def _open_pair(
     open_fn: Callable,
     open_judge_fn: Callable | None = None,
     *,
+    dtype: str,
     index: int | None = None,
 ) -> _Pair:
-    """A part that rewards and what judges it: another that is named, else the run's twin, else, with a note, itself."""
+    """A part that rewards and what judges it: another that is named, else the run's twin, else, with a note, itself.
+
+    ``dtype`` is that of the parameters of a run that rewards; what judges stays float32.
+    """
     name, end = (role, "") if index is None else ("rewards", f"[{index}]")
     field, judge_field = f"config.runs.{name}{end}", f"config.runs.judge_{name}{end}"
     fn, note = None, None
@@ -225,6 +232,7 @@ def _open_pair(
         run = open_run(directory, field, role, made_by="visa-jax supervise")
         fn, independent = _role_fn(source, run, role), bool(run.config.role.twins)
         rewarder, twin = reward_and_judge(run)
+        rewarder = hold(rewarder, dtype)
     if judge and Path(judge).resolve() != Path(directory).resolve():
         judge_fn = open_judge_fn or open_fn
         return _Pair(fn, rewarder, _open_judge(source, role, judge, judge_field, judge_fn), None)

@@ -40,6 +40,14 @@ class View(NamedTuple):
     local: bool | Array = False  # which kind; an array where layers of two kinds are scanned
 
 
+class Pair(NamedTuple):
+    """The Views of prompts and of the completions behind them, of one kind of layer; angles are of both in one row."""
+
+    angles: tuple[Array, Array] | None
+    prompt: View
+    own: View
+
+
 class Choice(NamedTuple):
     """What computes the attention of a call."""
 

@@ -109,9 +109,9 @@ def prefix_layers(prefix: Prefix):
     return heads_first(prefix.key_XNLHC), heads_first(prefix.value_XNLHC), bias_XNL
 
 
-def prefix_lengths(prefix: Prefix, rows: int) -> jax.Array:
+def prefix_lengths(mask_NL: jax.Array, rows: int) -> jax.Array:
     """int32 [B]: valid prompt tokens before each row's completion."""
-    length_N = jnp.sum(prefix.mask_NL, axis=1, dtype=jnp.int32)
+    length_N = jnp.sum(mask_NL, axis=1, dtype=jnp.int32)
     return jnp.repeat(length_N, rows // length_N.shape[0])
 
 

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from visa_jax.config import require
-from visa_jax.models.attention import CHOICES, View, attend_whole, choose, obstacle, seen_of
+from visa_jax.models.attention import CHOICES, Pair, View, attend_whole, choose, obstacle, seen_of
 from visa_jax.models.cache import (
     append,
     attend,
     causal_bias,
+    heads_first,
     init_cache,
     positions,
-    prefix_layers,
     prefix_lengths,
     same_segment,
     segments,
@@ -144,43 +144,54 @@ class Decoder(nnx.Module):
             segment_BT = jnp.where(mask_BT, segments(closes_BT) + 1, 0)
         position_BT = positions(mask_BT)
 
-        def attend_fn(query, key, value, view, _):
+        def attend_fn(query, key, value, view):
             return self._attend(query, key, value, view, segment_BT), None
 
         return self._blocks(self._embed(tokens_BT, position_BT), self._views(position_BT, bias), attend_fn)[0]
 
     def prefill(self, prompt_NL, mask_NL, condition_NM=None):
         """The Prefix of N prompts, padded on either side; ``condition_NM`` counts if the config has a map for it."""
-        position_NL = positions(mask_NL)
-        x_NLD = self._embed(prompt_NL, position_NL)
-        if self.config.condition and condition_NM is not None:
-            # a map that starts at zero learns by steps of one size; the factor makes it as loud as a token soon
-            added_ND = self.config.width**0.5 * self.condition(condition_NM.astype(x_NLD.dtype))
-            x_NLD = x_NLD + added_ND[:, None, :]
+        x_NLD, views = self._prompt(prompt_NL, mask_NL, condition_NM)
 
-        def attend_fn(query, key, value, view, _):
-            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32)), (
-                key,
-                value,
-            )
+        def attend_fn(query, key, value, view):
+            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32)), (key, value)
 
-        views = self._views(position_NL, causal_bias(mask_NL, self.config.causal))
-        hidden, (key, value) = self._blocks(x_NLD, views, attend_fn)
-        last_N = jnp.max(jnp.where(mask_NL, jnp.arange(mask_NL.shape[1])[None, :], 0), axis=1)
-        last_hidden = jnp.take_along_axis(hidden, last_N[:, None, None], axis=1)[:, 0]
-        return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=last_hidden)
+        hidden_NLD, (key, value) = self._blocks(x_NLD, views, attend_fn)
+        last_hidden_ND = _last(hidden_NLD, mask_NL)
+        return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=last_hidden_ND)
 
-    def extend(self, prefix, completion_BT, mask_BT):
-        """Hidden states [B, T, D] of given completions, B = N * G, each behind its prompt's prefix."""
-        position_BT = prefix_lengths(prefix, completion_BT.shape[0])[:, None] + positions(mask_BT)
+    def extend(self, prompt_NL, prompt_mask_NL, condition_NM, completion_BT, mask_BT):
+        """Hidden states of given completions, B = N * G, each behind its prompt: (hidden_BTD, last_hidden_ND).
 
-        def attend_fn(query, key, value, view, shared):
-            return attend_whole(
-                self.config, self.platform, query, key, value, view, mask_BT.astype(jnp.int32), shared
-            ), None
+        A prompt is computed once for its group: prompt and completions are one row of L + G * T tokens to all that
+        looks at one token at a time, so that a kernel is read (on a mesh: gathered, its gradient scattered) once.
+        """
+        (n, length), (rows, tokens) = prompt_NL.shape, completion_BT.shape
+        x_NLD, prompt_views = self._prompt(prompt_NL, prompt_mask_NL, condition_NM)
+        position_BT = prefix_lengths(prompt_mask_NL, rows)[:, None] + positions(mask_BT)
+        own_views = self._views(position_BT, causal_bias(mask_BT), position_BT, prompt_mask_NL)
+        bias_NL = jnp.where(prompt_mask_NL, 0.0, MASKED)
 
-        views = self._views(position_BT, causal_bias(mask_BT), position_BT, prefix)
-        return self._blocks(self._embed(completion_BT, position_BT), views, attend_fn, prefix_layers(prefix))[0]
+        def join(of_prompt, own):
+            return jnp.concatenate([of_prompt, own.reshape(n, -1, *own.shape[2:])], axis=1)
+
+        def attend_fn(query, key, value, views):
+            projected = query, key, value
+            of_prompt = [x[:, :length] for x in projected]
+            own = [x[:, length:].reshape(rows, tokens, *x.shape[2:]) for x in projected]
+            shared = (*map(heads_first, of_prompt[1:]), bias_NL)
+            out_NLQC = self._attend(*of_prompt, views.prompt, prompt_mask_NL.astype(jnp.int32))
+            out_BTQC = self._attend(*own, views.own, mask_BT.astype(jnp.int32), shared)
+            return join(out_NLQC, out_BTQC), None
+
+        views = []
+        for one, other in zip(prompt_views, own_views, strict=True):
+            angles = None if one.angles is None else tuple(map(join, one.angles, other.angles))
+            views.append(Pair(angles, one._replace(angles=None), other._replace(angles=None)))
+        x_NSD = join(x_NLD, self._embed(completion_BT, position_BT))
+        hidden_NSD = self._blocks(x_NSD, views, attend_fn)[0]
+        hidden_BTD = hidden_NSD[:, length:].reshape(rows, tokens, -1)
+        return hidden_BTD, _last(hidden_NSD[:, :length], prompt_mask_NL)
 
     def decode(self, prefix, cache, token_B, step, layers=None):
         """Feed completion token number ``step``: hidden [B, D] and the cache with its key and value.
@@ -189,10 +200,10 @@ class Decoder(nnx.Module):
         Layers are unrolled here: a scan would copy the whole cache at every token. ``layers``: a state per block,
         for slices of the stacked ones would be copied at every token too.
         """
-        length, before_B = cache[0][1][0].shape[2], prefix_lengths(prefix, token_B.shape[0])
+        length, before_B = cache[0][1][0].shape[2], prefix_lengths(prefix.mask_NL, token_B.shape[0])
         bias = jnp.where(jnp.arange(length)[None, :] <= jnp.reshape(step, (-1, 1)), 0.0, MASKED)[:, None, :]
         position_B1, own_BS = (before_B + step)[:, None], before_B[:, None] + jnp.arange(length)[None, :]
-        views = self._views(position_B1, bias, own_BS, prefix)
+        views = self._views(position_B1, bias, own_BS, prefix.mask_NL)
         x, new_cache = self._embed(token_B[:, None], position_B1), []
         for layer, (shared, own) in enumerate(cache):
             view = views[-1] if self.config.is_local(layer) else views[0]
@@ -229,6 +240,16 @@ class Decoder(nnx.Module):
         logits = constrain(logits, "batch", *("length",) * (logits.ndim - 2), "vocab")
         return soft_cap(logits, self.config.logit_cap)
 
+    def _prompt(self, prompt_NL, mask_NL, condition_NM):
+        """(embedded prompts, their views)."""
+        position_NL = positions(mask_NL)
+        x_NLD = self._embed(prompt_NL, position_NL)
+        if self.config.condition and condition_NM is not None:
+            # a map that starts at zero learns by steps of one size; the factor makes it as loud as a token soon
+            added_ND = self.config.width**0.5 * self.condition(condition_NM.astype(x_NLD.dtype))
+            x_NLD = x_NLD + added_ND[:, None, :]
+        return x_NLD, self._views(position_NL, causal_bias(mask_NL, self.config.causal))
+
     def _embed(self, tokens_BT, position_BT):
         x_BTD = gather(self.embedding[...], TABLE, self.config.dtype)[tokens_BT]
         if self.config.scale_embedding:
@@ -237,16 +258,16 @@ class Decoder(nnx.Module):
             x_BTD = x_BTD + gather(self.positions[...], ("positions", "embed"), x_BTD.dtype)[position_BT]
         return constrain(x_BTD, *FLOW)
 
-    def _views(self, position_BT, bias_BTS, key_position_BS=None, prefix=None) -> tuple[View, ...]:
+    def _views(self, position_BT, bias_BTS, key_position_BS=None, prefix_NL=None) -> tuple[View, ...]:
         """The View of all layers, or where some are local and some not those of (the others, the local ones).
 
-        ``key_position_BS`` are places of the row's own keys (default: those of the queries).
+        ``key_position_BS`` are places of the row's own keys (default: those of the queries); ``prefix_NL`` is the mask
+        of a shared prefix.
         """
         config, kinds = self.config, {self.config.is_local(layer) for layer in range(self.config.layers)}
         prefix_bias, views = None, []
-        if prefix is not None and True in kinds:
-            group = position_BT.shape[0] // prefix.mask_NL.shape[0]
-            mask_BL = jnp.repeat(prefix.mask_NL, group, axis=0)
+        if prefix_NL is not None and True in kinds:
+            mask_BL = jnp.repeat(prefix_NL, position_BT.shape[0] // prefix_NL.shape[0], axis=0)
             bias_BTL = jnp.where(mask_BL, 0.0, MASKED)[:, None, :]
             prefix_bias = jnp.broadcast_to(bias_BTL, (*position_BT.shape, mask_BL.shape[1]))
         for local in sorted(kinds):
@@ -272,22 +293,22 @@ class Decoder(nnx.Module):
         graph, stacked = nnx.split(self.layers)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked) if layers is None else layers[index])
 
-    def _blocks(self, x_BTD, views, attend_fn, per_layer=None):
-        """All blocks and the final norm; ``attend_fn(q, k, v, View, slice of per_layer) -> (out, kept)``."""
+    def _blocks(self, x_BTD, views, attend_fn):
+        """All blocks and the final norm; ``attend_fn(q, k, v, View) -> (out, kept)``."""
         graph, stacked = nnx.split(self.layers)
         local_X = None  # which layers take the second of two views
         if len(views) == 2:
             local_X = jnp.asarray([self.config.is_local(layer) for layer in range(self.config.layers)])
 
         def body(x, inputs):
-            state, local, extra = inputs
+            state, local = inputs
             view = views[0]
             if local is not None:
                 view = jax.tree.map(lambda wide, near: jnp.where(local, near, wide), *views)
-            return nnx.merge(graph, state)(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view, extra))
+            return nnx.merge(graph, state)(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view))
 
         body = _remat(body, self.config.remat)
-        x, inputs = x_BTD, (stacked, local_X, per_layer)
+        x, inputs = x_BTD, (stacked, local_X)
         if self.config.scan_layers:
             x, kept = jax.lax.scan(body, x, inputs)
         else:
@@ -297,6 +318,12 @@ class Decoder(nnx.Module):
                 kept.append(kept_here)
             kept = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         return self.norm(x), kept
+
+
+def _last(hidden_NLD, mask_NL):
+    """[N, D]: the state of each row's last valid token."""
+    last_N = jnp.max(jnp.where(mask_NL, jnp.arange(mask_NL.shape[1])[None, :], 0), axis=1)
+    return jnp.take_along_axis(hidden_NLD, last_N[:, None, None], axis=1)[:, 0]
 
 
 def _remat(body, policy):

@@ -115,10 +115,9 @@ def make_reward_reader(lm: LanguageModel) -> tuple[Callable, Callable]:
     """
 
     def score(params: Params, question_NS: Array, question_mask_NS: Array, answer_BT: Array, mask_BT: Array) -> Array:
-        prefix = lm.prefill(params["decoder"], question_NS, question_mask_NS)
-        hidden_BTD = lm.extend(params["decoder"], prefix, answer_BT, mask_BT)
-        group = hidden_BTD.shape[0] // question_NS.shape[0]
-        first_BD = jnp.repeat(prefix.last_hidden_ND, group, axis=0)
+        asked = question_NS, question_mask_NS, None
+        hidden_BTD, last_hidden_ND = lm.extend(params["decoder"], *asked, answer_BT, mask_BT)
+        first_BD = jnp.repeat(last_hidden_ND, hidden_BTD.shape[0] // question_NS.shape[0], axis=0)
         state_BTD = jnp.concatenate([first_BD[:, None], hidden_BTD[:, :-1]], axis=1)
         logits_BTV = lm.logits(params["decoder"], state_BTD)
         here_BTV = jnp.arange(logits_BTV.shape[-1])[None, None, :] == answer_BT[..., None]
@@ -134,6 +133,11 @@ def make_reward_reader(lm: LanguageModel) -> tuple[Callable, Callable]:
         return {"share": jax.tree.map(lambda x: 0.1 * x, share), "bias": jnp.zeros(1)}
 
     return score, init_head
+
+
+def hold(params: Params, dtype: str) -> Params:
+    """A reader's parameters with those of its trunk in ``dtype``; what they are computed in is the trunk's config's."""
+    return params | {"decoder": jax.tree.map(lambda leaf: leaf.astype(dtype), params["decoder"])}
 
 
 def _init_linear(key: Array, inputs: int, outputs: int) -> Params:

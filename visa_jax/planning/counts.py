@@ -5,6 +5,7 @@ takes 2n, the gradient of its input 2n more and that of the kernel 2n more (Kapl
 """
 
 import dataclasses
+import math
 
 from visa_jax.models import DecoderConfig
 
@@ -90,11 +91,12 @@ _PRODUCTS = {"_fwd": 2, "_dq": 3, "_dkv": 4}
 def splash_flops(name: str, arguments: list[tuple[int, ...]], own_tokens: int) -> float:
     """FLOPs of a call of the splash kernel ``name``, whose compiled text says nothing of the blocks that it leaves out.
 
-    ``arguments`` are the sizes of its arrays, queries and keys the first of four axes. A query meets the columns before
-    its group and, on average, half of its row; a row behind a prompt has ``own_tokens``, others all that there are.
+    ``arguments`` are the sizes of its arrays of floats, queries and keys the first of three axes or, where a device has
+    several prompts, four. A query meets the columns before its group and, on average, half of its row; a row behind a
+    prompt has ``own_tokens``, others all that there are.
     """
     products = next((number for part, number in _PRODUCTS.items() if name.startswith("splash") and part in name), 0)
-    wide = [sizes for sizes in arguments if len(sizes) == 4]
+    wide = [(math.prod(sizes[:-3]), *sizes[-3:]) for sizes in arguments if len(sizes) >= 3]
     if not products or len(wide) < 2:
         return 0.0
     (rows, heads, queries, width), columns = wide[0], wide[1][2]

@@ -181,9 +181,9 @@ class Reader:
         elif it.op == "convolution":
             total.flops += _convolution_flops(it, shapes)
         elif it.op == "custom-call":
-            total.flops += splash_flops(
-                it.name, [sizes for name in it.operands for _, sizes, _ in arrays(shapes[name])], self.own_tokens
-            )
+            given = [array for name in it.operands for array in arrays(shapes[name])]
+            floats = [sizes for kind, sizes, _ in given if kind in ("bf16", "f32")]  # the others say what is masked
+            total.flops += splash_flops(it.name, floats, self.own_tokens)
         elif kind in COLLECTIVES:
             amount = sum(size(*array[:2]) for name in it.operands for array in arrays(shapes[name]))
             members = group_size(it.rest, self.partitions)

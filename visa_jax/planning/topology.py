@@ -90,6 +90,9 @@ def _open_tpu(name: str, chip: Chip, sizes: str) -> Slice:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={name}: needs libtpu, which compiles for TPU without one: {INSTALL}")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a cloud for the TPU that is not there
+    # names of any machine: it warns where there are none, and takes the slice from what it is asked for
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run, so several plans may stand side by side
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies

@@ -16,10 +16,9 @@ LEAST = 512  # tokens of a chunk
 def completion_states(lm: LanguageModel, params, rollout: Rollout) -> jax.Array:
     """[B, T, D]: the hidden states that predict each completion token; the prompt is computed once per group."""
     prompts = rollout.prompts
-    prefix = lm.prefill(params, prompts.prompt_NL, prompts.prompt_mask_NL, prompts.condition_NM)
-    hidden_BTD = lm.extend(params, prefix, rollout.completion_BT, rollout.mask_BT)
-    group_size = hidden_BTD.shape[0] // prefix.last_hidden_ND.shape[0]
-    first_BD = jnp.repeat(prefix.last_hidden_ND, group_size, axis=0)
+    asked = prompts.prompt_NL, prompts.prompt_mask_NL, prompts.condition_NM
+    hidden_BTD, last_hidden_ND = lm.extend(params, *asked, rollout.completion_BT, rollout.mask_BT)
+    first_BD = jnp.repeat(last_hidden_ND, hidden_BTD.shape[0] // last_hidden_ND.shape[0], axis=0)
     return jnp.concatenate([first_BD[:, None], hidden_BTD[:, :-1]], axis=1)
 
 
@@ -42,11 +41,8 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
 
     (rows, length), tokens = rollout.completion_BT.shape, rollout.completion_BT.size
     if chunk is None:
-        # of what one device has: counted over all of them, the chunks of each would be too small for its products
-        devices = pieces("batch")
-        chunk = devices * chunk_size(
-            -(-tokens // devices), jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1]
-        )
+        vocabulary = jax.eval_shape(lm.logits, params, state_BTD[:, 0]).shape[-1]
+        chunk = chunk_size(tokens, vocabulary, state_BTD.shape[-1], pieces("batch"))
     if chunk >= tokens:
         logp_BT = score((state_BTD, rollout.completion_BT))
     else:
@@ -61,14 +57,18 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
     return jnp.where(rollout.mask_BT, logp_BT, 0.0), state_BTD
 
 
-def chunk_size(tokens: int, vocabulary: int) -> int:
+def chunk_size(tokens: int, vocabulary: int, width: int, devices: int = 1) -> int:
     """Tokens per chunk: all where their logits are ``SMALL`` together, else near ``CHUNK`` logits in equal chunks.
 
-    At least ``LEAST`` tokens, so that the matrix products stay large and gradients of the head are few.
+    At least ``LEAST`` tokens, so that the matrix products stay large and gradients of the head are few. Sizes are of
+    what one of ``devices`` has of the rows. Where there are several, each chunk sends its gradient of the head to all
+    of them, so it has ``width`` tokens at least: its logits are then as many as the head's own numbers.
     """
-    if tokens * vocabulary <= SMALL:
-        return tokens
-    return -(-tokens // max(tokens // max(CHUNK // vocabulary, LEAST), 1))
+    own = -(-tokens // devices)
+    if own * vocabulary <= SMALL:
+        return devices * own
+    least = LEAST if devices == 1 else max(LEAST, width)
+    return devices * -(-own // max(own // max(CHUNK // vocabulary, least), 1))
 
 
 def _fold(x_BT, columns):

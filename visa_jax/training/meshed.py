@@ -11,7 +11,7 @@ from visa_jax.rewards.base import stack_rewards
 from visa_jax.training import placement
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.programs import Programs, make_rollout, run_optimizer, update_choices
-from visa_jax.training.state import init_state
+from visa_jax.training.state import state_shapes
 from visa_jax.training.update import make_update
 from visa_jax.types import Array, Params, Rollout, TrainState
 
@@ -22,8 +22,7 @@ def start_meshed(experiment: Experiment, config: LoopConfig, params: Params, met
     ``params`` are copied, for the update donates its state. Raises as ``make_meshed``.
     """
     mesh, optimizer = make_mesh(config.mesh), run_optimizer(config)
-    abstract = jax.eval_shape(lambda *args: init_state(args[0], optimizer, *args[1:]), params, method_state, key)
-    held = state_shardings(experiment, abstract, mesh)
+    held = state_shardings(experiment, state_shapes(params, optimizer, method_state, key), mesh)
     params = jax.tree.map(jnp.copy, placement.place(params, held.params))
     opt_state = jax.jit(optimizer.init, out_shardings=held.opt_state)(params)
     step, method_state, key = placement.place_whole((jnp.int32(0), method_state, key), mesh)

@@ -1,4 +1,4 @@
-"""The state of a run at its first step."""
+"""The state of a run at its first step, and its shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -12,3 +12,8 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, method_s
     return TrainState(
         step=jnp.int32(0), params=params, opt_state=optimizer.init(params), method_state=method_state, key=key
     )
+
+
+def state_shapes(params: Params, optimizer: optax.GradientTransformation, method_state, key: jax.Array) -> TrainState:
+    """``init_state`` on shapes: nothing is computed, and arguments may be shapes themselves."""
+    return jax.eval_shape(lambda *args: init_state(args[0], optimizer, *args[1:]), params, method_state, key)
