@@ -28,18 +28,19 @@ PREFERENCES = ((0.25, 0.75), (0.5, 0.5), (1.0, 0.0))
 LORA = LoraConfig(rank=2, alpha=4.0, pattern="attention/.*|mlp/.*")
 
 
-def prompts_fn(key, step: int) -> PromptBatch:
+def prompts_fn(key, step: int, own=None) -> PromptBatch:
     rng = np.random.default_rng(step)
     prompt = rng.integers(3, SIZES["vocab_size"], (PROMPTS, 7)).astype(np.int32)
     mask = np.arange(7)[None, :] < rng.integers(3, 8, PROMPTS)[:, None]
     condition = np.asarray(PREFERENCES, np.float32)[rng.integers(len(PREFERENCES), size=PROMPTS)]
-    return PromptBatch(
+    prompts = PromptBatch(
         prompt_NL=np.where(mask, prompt, PAD),
         prompt_mask_NL=mask,
         condition_NM=condition,
         context_NS=prompt,
         context_mask_NS=mask,
     )
+    return jax.tree.map(lambda x: x if own is None else x[own], prompts)
 
 
 def share(low: int):
@@ -92,8 +93,9 @@ def make_run(method: str, *, lora: bool = False, quantize: str = "", **changes):
 
 
 def make_config(mesh: MeshConfig = ALONE, **choices) -> LoopConfig:
-    # a small rate: where a gradient is 1e-8, Adam makes a step of it whose direction is that of a rounding
-    optimizer = OptimizerConfig(learning_rate=1e-4, warmup=0.0)
+    # A large eps: steps go with the gradient. With a small one Adam's first step is the sign of each entry, and where
+    # that is 1e-8, its sign is that of a rounding. A large rate: steps of up to 1e-2. A small clip: the norm counts.
+    optimizer = OptimizerConfig(learning_rate=1.0, eps=1.0, warmup=0.0, clip_norm=0.1)
     return LoopConfig(
         **dict(steps=2, prompts_per_step=PROMPTS, evaluate_every=0, checkpoint_every=0, optimizer=optimizer) | choices,
         mesh=mesh,
