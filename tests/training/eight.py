@@ -79,7 +79,7 @@ def restored(directory: Path) -> dict[str, tuple[str, dict]]:
 def differences() -> list[float]:
     """Of the first step, between one device and eight."""
     alone = ways.run("moc", choices={"steps": 1})
-    meshes = (FSDP, CUT, MeshConfig(data=2, fsdp=2, tensor=2))
+    meshes = (FSDP, CUT, TENSOR)
     return [ways.difference(alone, ways.run("moc", mesh, choices={"steps": 1})) for mesh in meshes]
 
 

@@ -1,6 +1,6 @@
 """A small VISA and a small MOC run on any mesh, for the tests of placement; also the program of a subprocess.
 
-python tests/training/ways.py 8        # every way on 8 CPU devices against one device; prints the largest difference
+python -m tests.training.ways 8        # every way on 8 CPU devices against one device; prints the largest differences
 """
 
 import sys
@@ -14,7 +14,7 @@ from visa_jax.models import DecoderConfig, make_critic, make_decoder
 from visa_jax.models.lora import LoraConfig, init_adapters
 from visa_jax.models.quantize import quantize_params
 from visa_jax.parallel import MeshConfig
-from visa_jax.rewards.base import Reward
+from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.loop import Experiment, Hooks, LoopConfig, start, train
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.placement import policy_axes
@@ -53,8 +53,23 @@ def share(low: int):
     return score
 
 
-def make_run(method: str, *, lora: bool = False, quantize: str = "", **changes):
-    """(experiment, params that are trained, reference params, method state) of a small run."""
+def write(rollout) -> Texts:
+    """Each completion as the numbers of its tokens."""
+    rows = zip(np.asarray(rollout.completion_BT), np.asarray(rollout.mask_BT), strict=True)
+    texts = [" ".join(map(str, token_T[mask_T])) for token_T, mask_T in rows]
+    return Texts([""] * len(texts), texts, np.zeros((len(texts), 1)))
+
+
+def text_share(low: int):
+    """``share`` of what ``write`` wrote."""
+    return lambda texts: np.asarray([np.mean([int(word) >= low for word in text.split()]) for text in texts.completion])
+
+
+def make_run(method: str, *, lora: bool = False, quantize: str = "", texts: bool = False, **changes):
+    """(experiment, params that are trained, reference params, method state) of a small run.
+
+    With ``texts`` the second reward is the same number, read from texts on the host.
+    """
     names = ("a", "b")
     if method == "visa":
         made = visa.make_method(
@@ -80,7 +95,11 @@ def make_run(method: str, *, lora: bool = False, quantize: str = "", **changes):
         method=made,
         lm=lm,
         policy_fn=make_policy_fn(lm, temperature=1.0, critic_fn=critic_fn),
-        rewards=(Reward("a", share(20), ()), Reward("b", share(35), ())),
+        rewards=(
+            Reward("a", share(20), ()),
+            TextReward("b", text_share(35)) if texts else Reward("b", share(35), ()),
+        ),
+        texts_fn=write,
         prompts_fn=prompts_fn,
         group_size=GROUP,
         max_new_tokens=TOKENS,
@@ -139,10 +158,10 @@ def ways(devices: int) -> list[MeshConfig]:
 
 
 if __name__ == "__main__":
-    count, methods, steps = int(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
+    count = int(sys.argv[1])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
-    for method in methods:
-        alone = run(method, choices={"steps": steps})
-        for mesh in ways(count) if len(methods) > 1 else ways(count)[1::2]:
-            print(method, mesh, difference(alone, run(method, mesh, choices={"steps": steps})), flush=True)
+    for method in ("visa", "moc"):
+        alone = run(method)
+        for mesh in ways(count):
+            print(method, mesh, difference(alone, run(method, mesh)), flush=True)
