@@ -41,7 +41,7 @@ def make_parts(sizes):
     lm, init_fn = make_decoder(decoder)
     visa = VisaConfig(reward_names=("share",), reward_weights=(1.0,), num_generations=sizes.group)
 
-    def prompts_fn(key, step):
+    def prompts_fn(key, step, own=None):
         ids = (
             np.random.default_rng(step).integers(3, shape["vocab_size"], (sizes.prompts, sizes.prompt)).astype(np.int32)
         )

@@ -60,7 +60,7 @@ def make_experiment(sizes):
     )
     tokenizer = make_tokenizer(sizes)
 
-    def prompts_fn(key, step):
+    def prompts_fn(key, step, own=None):
         ids, mask = encode_batch(tokenizer, sizes.texts(step), sizes.prompt)
         condition = np.zeros((sizes.prompts, 1), np.float32)
         return PromptBatch(

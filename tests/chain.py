@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from visa_jax.cli.experiment import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig
+from visa_jax.cli.configs import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig
 from visa_jax.cli.sources import make_source
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
 from visa_jax.cli.train import claim_workdir, open_parts, train_run

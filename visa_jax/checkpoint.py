@@ -15,6 +15,7 @@ import math
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +199,17 @@ def save_params(directory: str | Path, params: Params, *, step: int = 0) -> Path
     return path
 
 
-def load_params(directory: str | Path, like: Params | None = None) -> Params:
+def load_params(
+    directory: str | Path, like: Params | None = None, layout_fn: Callable[[Params], Params] | None = None
+) -> Params:
     """Read what save_params wrote: on the shardings of `like`, else as saved (nested dicts) on the first device.
+
+    With `layout_fn` instead, which gives the saved shapes their shardings, on those: each process reads its pieces.
 
     Raises:
       UserError: missing, half-written or damaged, or (with `like`) another structure or other shapes.
     """
-    return _read(Path(directory) / "params", like)
+    return _read(Path(directory) / "params", like, layout_fn)
 
 
 def write_final(workdir: str | Path, step: int, params: Params) -> Path:
@@ -268,13 +273,14 @@ def _not_saved(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: could not be saved ({text[:200]}); what was saved before is whole")
 
 
-def _read(path: Path, like: Any) -> Any:
+def _read(path: Path, like: Any, layout_fn: Callable | None = None) -> Any:
     path = path.absolute()
     _check_files(path)
     saved = _checkpointer().metadata(path).item_metadata.tree
     if like is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
+        like = like if layout_fn is None else layout_fn(like)
     else:
         _check_shapes(path, saved, like)
     try:

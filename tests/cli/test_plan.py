@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from visa_jax.cli.blueprint import draw, programs
-from visa_jax.cli.experiment import VisaRuns, VisaTrainConfig
+from visa_jax.cli.configs import VisaRuns, VisaTrainConfig
 from visa_jax.cli.flags import load_config_file
 from visa_jax.cli.main import run
 from visa_jax.cli.plan import candidates, sweep, work_of

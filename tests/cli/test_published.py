@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from visa_jax.cli.experiment import MocRuns, make_visa_set, open_moc, open_visa
+from visa_jax.cli.configs import MocRuns
+from visa_jax.cli.experiment import make_visa_set, open_moc, open_visa
 from visa_jax.cli.judging import make_loop
 from visa_jax.cli.rewards import ReadingConfig, open_analyzer, open_detector, open_reward
 from visa_jax.config import to_json

@@ -93,6 +93,7 @@ def test_the_compiler_may_say_how_often():
         ("replica_groups={{0,2},{1,3}}", 2),
         ("replica_groups=[4,16]<=[64]", 16),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_0'}", 2),
         ("channel_id=3", 64),
     ],
 )

@@ -1,4 +1,4 @@
-"""The program of a process: the small MOC run of ways.py, kept in a workdir, on all devices of all processes.
+"""The program of a process: the small MOC run of ways.py, one reward of texts, kept in a workdir, on all devices.
 
 python -m tests.training.survivor WORKDIR STEPS [fsdp=4,tensor=2]
 """
@@ -16,12 +16,12 @@ from visa_jax.training.loop import start
 from visa_jax.training.workdir import train_in
 
 
-def survive(workdir: str, steps: int, mesh: MeshConfig, **choices):
+def survive(workdir: str, steps: int, mesh: MeshConfig, *, profile_steps: int = 0, **choices):
     """The state at the end."""
-    experiment, params, ref_params, method_state = ways.make_run("moc")
+    experiment, params, ref_params, method_state = ways.make_run("moc", texts=True)
     config = ways.make_config(mesh, steps=steps, **{"checkpoint_every": 1} | choices)
     state = start(experiment, config, params, method_state, jax.random.key(3))
-    state = train_in(workdir, experiment, config, state, ref_params)
+    state = train_in(workdir, experiment, config, state, ref_params, profile_steps=profile_steps)
     write_final(workdir, int(state.step), state.params)
     return state
 

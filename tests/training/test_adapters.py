@@ -35,7 +35,7 @@ def parts(request):
         lm=lm,
         policy_fn=make_policy_fn(lm, temperature=1.0),
         rewards=(),
-        prompts_fn=lambda key, step: None,
+        prompts_fn=lambda *_: None,
         group_size=2,
         max_new_tokens=5,
         end_id=2,

@@ -1,6 +1,6 @@
 """A small VISA and a small MOC run on any mesh, for the tests of placement; also the program of a subprocess.
 
-python tests/training/ways.py 8        # every way on 8 CPU devices against one device; prints the largest difference
+python -m tests.training.ways 8        # every way on 8 CPU devices against one device; prints the largest differences
 """
 
 import sys
@@ -14,7 +14,7 @@ from visa_jax.models import DecoderConfig, make_critic, make_decoder
 from visa_jax.models.lora import LoraConfig, init_adapters
 from visa_jax.models.quantize import quantize_params
 from visa_jax.parallel import MeshConfig
-from visa_jax.rewards.base import Reward
+from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.loop import Experiment, Hooks, LoopConfig, start, train
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.placement import policy_axes
@@ -28,18 +28,19 @@ PREFERENCES = ((0.25, 0.75), (0.5, 0.5), (1.0, 0.0))
 LORA = LoraConfig(rank=2, alpha=4.0, pattern="attention/.*|mlp/.*")
 
 
-def prompts_fn(key, step: int) -> PromptBatch:
+def prompts_fn(key, step: int, own=None) -> PromptBatch:
     rng = np.random.default_rng(step)
     prompt = rng.integers(3, SIZES["vocab_size"], (PROMPTS, 7)).astype(np.int32)
     mask = np.arange(7)[None, :] < rng.integers(3, 8, PROMPTS)[:, None]
     condition = np.asarray(PREFERENCES, np.float32)[rng.integers(len(PREFERENCES), size=PROMPTS)]
-    return PromptBatch(
+    prompts = PromptBatch(
         prompt_NL=np.where(mask, prompt, PAD),
         prompt_mask_NL=mask,
         condition_NM=condition,
         context_NS=prompt,
         context_mask_NS=mask,
     )
+    return jax.tree.map(lambda x: x if own is None else x[own], prompts)
 
 
 def share(low: int):
@@ -52,8 +53,23 @@ def share(low: int):
     return score
 
 
-def make_run(method: str, *, lora: bool = False, quantize: str = "", **changes):
-    """(experiment, params that are trained, reference params, method state) of a small run."""
+def write(rollout) -> Texts:
+    """Each completion as the numbers of its tokens."""
+    rows = zip(np.asarray(rollout.completion_BT), np.asarray(rollout.mask_BT), strict=True)
+    texts = [" ".join(map(str, token_T[mask_T])) for token_T, mask_T in rows]
+    return Texts([""] * len(texts), texts, np.zeros((len(texts), 1)))
+
+
+def text_share(low: int):
+    """``share`` of what ``write`` wrote."""
+    return lambda texts: np.asarray([np.mean([int(word) >= low for word in text.split()]) for text in texts.completion])
+
+
+def make_run(method: str, *, lora: bool = False, quantize: str = "", texts: bool = False, **changes):
+    """(experiment, params that are trained, reference params, method state) of a small run.
+
+    With ``texts`` the second reward is the same number, read from texts on the host.
+    """
     names = ("a", "b")
     if method == "visa":
         made = visa.make_method(
@@ -79,7 +95,11 @@ def make_run(method: str, *, lora: bool = False, quantize: str = "", **changes):
         method=made,
         lm=lm,
         policy_fn=make_policy_fn(lm, temperature=1.0, critic_fn=critic_fn),
-        rewards=(Reward("a", share(20), ()), Reward("b", share(35), ())),
+        rewards=(
+            Reward("a", share(20), ()),
+            TextReward("b", text_share(35)) if texts else Reward("b", share(35), ()),
+        ),
+        texts_fn=write,
         prompts_fn=prompts_fn,
         group_size=GROUP,
         max_new_tokens=TOKENS,
@@ -92,8 +112,9 @@ def make_run(method: str, *, lora: bool = False, quantize: str = "", **changes):
 
 
 def make_config(mesh: MeshConfig = ALONE, **choices) -> LoopConfig:
-    # a small rate: where a gradient is 1e-8, Adam makes a step of it whose direction is that of a rounding
-    optimizer = OptimizerConfig(learning_rate=1e-4, warmup=0.0)
+    # A large eps: steps go with the gradient. With a small one Adam's first step is the sign of each entry, and where
+    # that is 1e-8, its sign is that of a rounding. A large rate: steps of up to 1e-2. A small clip: the norm counts.
+    optimizer = OptimizerConfig(learning_rate=1.0, eps=1.0, warmup=0.0, clip_norm=0.1)
     return LoopConfig(
         **dict(steps=2, prompts_per_step=PROMPTS, evaluate_every=0, checkpoint_every=0, optimizer=optimizer) | choices,
         mesh=mesh,
@@ -137,10 +158,10 @@ def ways(devices: int) -> list[MeshConfig]:
 
 
 if __name__ == "__main__":
-    count, methods, steps = int(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
+    count = int(sys.argv[1])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
-    for method in methods:
-        alone = run(method, choices={"steps": steps})
-        for mesh in ways(count) if len(methods) > 1 else ways(count)[1::2]:
-            print(method, mesh, difference(alone, run(method, mesh, choices={"steps": steps})), flush=True)
+    for method in ("visa", "moc"):
+        alone = run(method)
+        for mesh in ways(count):
+            print(method, mesh, difference(alone, run(method, mesh)), flush=True)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from visa_jax.cli.experiment import MocTrainConfig, VisaTrainConfig, make_join
+from visa_jax.cli.configs import MocTrainConfig, VisaTrainConfig
+from visa_jax.cli.experiment import make_join
 from visa_jax.config import UserError, require
 from visa_jax.data.template import condition_size
 from visa_jax.methods import moc as moc_method
@@ -95,7 +96,7 @@ def draw(config: TrainConfig, platform: str) -> Blueprint:
             lm, temperature=config.loop.temperature, critic_fn=critic_fn, chunk=policy.logp_chunk or None
         ),
         rewards=rewards,
-        prompts_fn=lambda key, step: prompt_shapes(config),
+        prompts_fn=lambda *_: prompt_shapes(config),
         group_size=(config.visa if is_visa else config.moc).num_generations,
         max_new_tokens=plan.completion_length,
         end_id=END_ID,

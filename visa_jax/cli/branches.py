@@ -15,8 +15,9 @@ import shutil
 import time
 from pathlib import Path
 
+from visa_jax.cli.configs import MocRuns, VisaRuns
 from visa_jax.cli.evaluate import evaluate_moc, evaluate_visa, load_normalizer
-from visa_jax.cli.experiment import MocRuns, VisaRuns, open_moc, open_visa
+from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.flags import load_config_file
 from visa_jax.cli.judging import Judged
 from visa_jax.cli.runs import open_run

@@ -9,12 +9,15 @@ params/ holds them alone, and their base is opened where the run's config says t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 
 from visa_jax.cli.runs import HUGGINGFACE, PRETRAINED, Run, open_pretrained_run, open_run, run_kind
 from visa_jax.config import FieldError, UserError, from_config_dict, load_config
@@ -24,6 +27,7 @@ from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.models.hf import read_decoder_config
 from visa_jax.models.lora import attach, merge_adapters
 from visa_jax.models.quantize import dense_params
+from visa_jax.training.placement import lay_decoder
 from visa_jax.training.policy import PolicyConfig
 from visa_jax.training.roles import LANGUAGE_MODELS, RoleConfig, decoder_config
 from visa_jax.types import LanguageModel, Params
@@ -66,6 +70,7 @@ def open_decoder(
     *,
     window: int,
     trained: bool = True,
+    mesh: Mesh | None = None,
 ) -> Opened:
     """The decoder in a directory, computed as ``policy`` says, with plain parameters.
 
@@ -74,6 +79,7 @@ def open_decoder(
       kinds: of runs that may stand there; a Hugging Face model always may.
       window: tokens of a prompt with its completion, which must fit.
       trained: False for a decoder that stays as it is.
+      mesh: where its parameters are laid in pieces, as they are read; None = whole on the first device.
 
     Raises:
       UserError: missing, damaged or of another kind, with another vocabulary than the source's, too narrow a window, a
@@ -96,21 +102,29 @@ def open_decoder(
     kept = policy.frozen_dtype if trained else policy.dtype
     contents = load_config(directory)
     if "model_type" in contents:
-        model, _ = load_pretrained(directory, param_dtype=kept, check_fn=check)
+        sharding_fn = None if mesh is None else _sharding_fn(read_decoder_config(directory), mesh)
+        model, _ = load_pretrained(directory, param_dtype=kept, sharding_fn=sharding_fn, check_fn=check)
         opened = Opened(model.config, model.params, None, directory)
     elif run_kind(contents) == PRETRAINED:
-        model, *_ = open_pretrained_run(directory, field, check_fn=check)
+        lay_fn = functools.partial(lay_decoder, mesh=mesh)
+        model, *_ = open_pretrained_run(directory, field, check_fn=check, layout_fn=lay_fn)
         opened = Opened(model.config, model.params, None, directory / HUGGINGFACE)
     else:
-        found = open_run(directory, field, kinds, made_by=MADE_BY)
-        opened = open_written(found, source, merged=True)
+
+        def layout(run: Run, shapes: Params) -> Params:
+            return lay_decoder(shapes, read_written(run, source)[0], mesh)
+
+        found = open_run(directory, field, kinds, made_by=MADE_BY, layout_fn=layout if mesh is not None else None)
+        opened = open_written(found, source, merged=True, mesh=mesh)
         check(opened.config, found.tokenizer)
     params = jax.tree.map(lambda leaf: leaf.astype(kept), opened.params)
     return opened._replace(config=policy.computed(opened.config), params=params)
 
 
-def make_policy(opened: Opened, config: PolicyConfig, key: jax.Array, condition: int = 0) -> Policy:
-    """What ``config`` makes of a decoder; ``key`` draws adapters.
+def make_policy(
+    opened: Opened, config: PolicyConfig, key: jax.Array, condition: int = 0, mesh: Mesh | None = None
+) -> Policy:
+    """What ``config`` makes of a decoder that was opened on ``mesh``; ``key`` draws adapters.
 
     With ``condition`` it reads a vector of that size beside its prompt; its start has never seen one, so the map begins
     at zero, and is trained as a whole beside adapters, too.
@@ -121,16 +135,18 @@ def make_policy(opened: Opened, config: PolicyConfig, key: jax.Array, condition:
     frozen = _named(lambda: config.freeze(opened.params)) if lora else dict(opened.params)
     trained = _named(lambda: config.adapters(key, frozen)) if lora else frozen
     if condition:  # placed like the rest, or programs compile for it once more
-        place = frozen["embedding"].sharding
+        place = frozen["embedding"].sharding if mesh is None else None
         for tree in (frozen, trained) if lora else (frozen,):
             tree["condition"] = {"kernel": jax.device_put(jnp.zeros((condition, decoder.width)), place)}
+    frozen = lay_decoder(frozen, decoder, mesh)
+    trained = lay_decoder(trained, decoder, mesh) if lora else frozen
     return Policy(
         lm, decoder, frozen, trained, (lambda low: attach(frozen, low, lora)) if lora else _same, opened.huggingface
     )
 
 
-def open_written(found: Run, source: Source, *, merged: bool = False) -> Opened:
-    """The decoder that a run of a language model or of ``train`` left.
+def open_written(found: Run, source: Source, *, merged: bool = False, mesh: Mesh | None = None) -> Opened:
+    """The decoder that a run of a language model or of ``train`` left; on ``mesh`` where it was opened there.
 
     Adapters stand beside their base, as they were trained; ``merged``: in plain float32 parameters that compute the
     same, of a quantised base those that its levels stand for.
@@ -142,7 +158,7 @@ def open_written(found: Run, source: Source, *, merged: bool = False) -> Opened:
     if policy.lora:
         field, start = _start_of(found.config)
         named = f"{found.workdir}/config.json: {field}"
-        base = open_decoder(start, named, LANGUAGE_MODELS, source, policy, window=0)
+        base = open_decoder(start, named, LANGUAGE_MODELS, source, policy, window=0, mesh=mesh)
         frozen = policy.freeze(base.params)
         if merged:
             plain = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dense_params(frozen))
@@ -182,6 +198,13 @@ def start_role(workdir: Path, config: Any) -> RoleConfig | None:
 def _start_of(config: Any) -> tuple[str, str]:
     """(field, directory) of what a run started from."""
     return ("start", config.start) if "role" in config else ("runs.start", config.runs.start)
+
+
+def _sharding_fn(config: DecoderConfig, mesh: Mesh) -> Callable:
+    """Path of a parameter -> where it lies on ``mesh``."""
+    shapes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0))
+    laid = flatten_dict(lay_decoder(shapes, config, mesh))
+    return lambda path: laid[path].sharding
 
 
 def _check_vocabulary(directory: Path, field: str, tokenizer: Any, source: Source) -> None:

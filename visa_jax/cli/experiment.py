@@ -1,140 +1,49 @@
 """Assembly of VISA and MOC runs from their configs: the one place that knows all parts.
 
-``VisaTrainConfig`` and ``MocTrainConfig`` are what ``visa-jax train --config=...`` accepts; ``make_visa`` and
-``make_moc`` open the supervised runs that they name and hand their functions and parameters down.
+``open_visa`` and ``open_moc`` open the supervised runs that a config names (``cli/configs.py``); ``make_visa`` and
+``make_moc`` hand their functions and parameters down.
 """
 
-import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from visa_jax.cli.configs import MocTrainConfig, VisaTrainConfig
 from visa_jax.cli.decoders import Policy, make_policy, open_decoder
-from visa_jax.cli.rewards import CONSISTENCIES, ReadingConfig, make_texts_fn, open_moc_parts, open_visa_parts
-from visa_jax.cli.sources import DataConfig, make_source
+from visa_jax.cli.rewards import make_texts_fn, open_moc_parts, open_visa_parts
+from visa_jax.cli.sources import make_source
 from visa_jax.config import require
 from visa_jax.data.pool import Pool, make_moc_prompts_fn, make_visa_prompts_fn, moc_prompts, visa_prompts
 from visa_jax.data.rows import prompt_batch
 from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
-from visa_jax.data.template import PREFERENCE_ENCODINGS, condition_size
+from visa_jax.data.template import condition_size
 from visa_jax.data.tokenizer import pad_id
 from visa_jax.evaluation.run import Readers, make_sampler
 from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
-from visa_jax.models import make_decoder
+from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
-from visa_jax.planning.sizes import PlanConfig
+from visa_jax.models.placement import decoder_axes
 from visa_jax.rewards import rules
 from visa_jax.rewards.base import Reward, TextReward
 from visa_jax.rewards.entailment import make_consistency
 from visa_jax.rewards.reward_model import make_learned_reward
-from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
-from visa_jax.training.loop import Experiment, LoopConfig
-from visa_jax.training.placement import policy_axes
-from visa_jax.training.policy import DTYPES, PolicyConfig, make_lora_join, make_policy_fn
+from visa_jax.rewards.value_match import make_value_match
+from visa_jax.training.experiment import Experiment
+from visa_jax.training.placement import lay_decoder, policy_axes
+from visa_jax.training.policy import PolicyConfig, make_lora_join, make_policy_fn
 from visa_jax.training.roles import stop_id
 from visa_jax.training.update import JoinFn, whole
 from visa_jax.types import LanguageModel, Params, PromptBatch
 
 SOURCE_TEMPERATURE = 0.7  # at which the frozen base model answers (ours)
 MOC_SAMPLE_BATCH = 256  # rows that judging samples at once: many preferences, each with every question
-
-
-@dataclasses.dataclass(frozen=True)
-class VisaRuns:
-    """The supervised runs that VISA stands on, by directory."""
-
-    base: str  # the frozen language model that answers: a base run or a Hugging Face model
-    start: str  # the rewriter's start and KL reference: a visa_sft run or a Hugging Face model
-    detector: str  # a detector run, or a Hugging Face classifier of the ten values
-    analyzer: str  # an analyzer run, or a Hugging Face NLI classifier (with consistency = embedding: any encoder)
-    translator: str = ""  # only wishes in plain words need it
-    judge_detector: str = ""  # what judges in place of the detector's twin; "" = the twin
-    judge_analyzer: str = ""
-    embedder: str = ""  # a Hugging Face encoder: only the reward "similarity" needs it
-
-
-@dataclasses.dataclass(frozen=True)
-class VisaTrainConfig:
-    """A VISA run."""
-
-    runs: VisaRuns
-    method: str = "visa"
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    policy: PolicyConfig = PolicyConfig()
-    visa: visa_method.VisaConfig = visa_method.VisaConfig()
-    loop: LoopConfig = LoopConfig()
-    value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
-    consistency: str = "nli"  # nli [read] | embedding: what a Hugging Face analyzer is; a run is what it is
-    reward_dtype: str = "float32"  # in which trunks of the learned rewards (runs) lie on the device: or bfloat16
-    pool: int = 2048  # source answers to draw from
-    pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
-    evaluation_rows: int = 64  # judged now and then while training
-    plan: PlanConfig = PlanConfig()  # for visa-jax plan
-
-    def __post_init__(self):
-        require(self.method == "visa", "method", f"{self.method!r} is not visa")
-        require(self.value_reward in VALUE_REWARDS, "value_reward", f"is not one of {', '.join(VALUE_REWARDS)}")
-        require(self.consistency in CONSISTENCIES, "consistency", f"is not one of {', '.join(CONSISTENCIES)}")
-        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {', '.join(DTYPES)}")
-        require(self.pool >= self.loop.prompts_per_step, "pool", "holds fewer rows than a step draws")
-
-
-@dataclasses.dataclass(frozen=True)
-class MocRuns:
-    """The supervised runs that MOC stands on, by directory."""
-
-    start: str  # the policy's start and KL reference: a moc_sft run or a Hugging Face model
-    rewards: tuple[str, ...]  # a reward_model run or Hugging Face classifier per objective, as moc.reward_names
-    reading: ReadingConfig = ReadingConfig()  # of Hugging Face reward models
-    judge_rewards: tuple[str, ...] = ()  # what judges in place of their twins, "" = the twin; () = all twins
-    judge_reading: ReadingConfig = ReadingConfig()
-
-    def __post_init__(self):
-        judges = len(self.judge_rewards)
-        require(judges in (0, len(self.rewards)), "judge_rewards", f"{judges} judges for {len(self.rewards)} rewards")
-        self.reading.check("reading", self.rewards)
-        self.judge_reading.check("judge_reading", self.rewards)
-
-
-@dataclasses.dataclass(frozen=True)
-class MocTrainConfig:
-    """A MOC run, or one of its PPO baselines."""
-
-    runs: MocRuns
-    method: str = "moc"
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    policy: PolicyConfig = PolicyConfig()
-    moc: moc_method.MocConfig = moc_method.MocConfig()
-    loop: LoopConfig = LoopConfig()
-    preference_encoding: str = "text"  # text | symbol | prefix, as its start was trained
-    reward_dtype: str = "float32"  # in which trunks of the reward models (runs) lie on the device: or bfloat16
-    questions: int = 512  # training questions to draw from
-    normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
-    reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
-    evaluation_questions: int = 16  # judged now and then while training
-    plan: PlanConfig = PlanConfig()  # for visa-jax plan
-
-    def __post_init__(self):
-        require(self.method == "moc", "method", f"{self.method!r} is not moc")
-        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {', '.join(DTYPES)}")
-        require(len(self.moc.preferences) > 0, "moc.preferences", "is empty")
-        require(
-            len(self.runs.rewards) == len(self.moc.reward_names),
-            "runs.rewards",
-            f"{len(self.runs.rewards)} reward models for {len(self.moc.reward_names)} rewards",
-        )
-        require(
-            self.preference_encoding in PREFERENCE_ENCODINGS,
-            "preference_encoding",
-            f"{self.preference_encoding!r} is not one of {', '.join(PREFERENCE_ENCODINGS)}",
-        )
 
 
 class VisaParts(NamedTuple):
@@ -184,24 +93,29 @@ class MocParts(NamedTuple):
         return self.policy.frozen
 
 
-def open_visa(config: VisaTrainConfig) -> VisaParts:
-    """Open the runs that a VISA config names. UserError naming the field of the first that is missing."""
+def open_visa(config: VisaTrainConfig, mesh: Mesh | None = None) -> VisaParts:
+    """Open the runs that a VISA config names. UserError naming the field of the first that is missing.
+
+    On a ``mesh`` the decoders are read into pieces and sample from them; what reads texts is whole, in each process.
+    """
     source = make_source(config.data)
     window, key = source.lengths.visa_prompt + source.lengths.text, jax.random.key(config.seed)
-    sizes = dict(window=window)
+    sizes = dict(window=window, mesh=mesh)
     policy = make_policy(  # in one expression: a base of int8 must not stay in memory as it was read
         open_decoder(config.runs.start, "config.runs.start", ("visa_sft",), source, config.policy, **sizes),
         config.policy,
         key,
+        mesh=mesh,
     )
     if config.runs.base == config.runs.start:  # one copy for both
         base, base_lm = policy.frozen, policy.lm
     else:
         sizes |= dict(trained=False)
         opened = open_decoder(config.runs.base, "config.runs.base", ("base",), source, config.policy, **sizes)
-        base = config.policy.freeze(opened.params)
+        base = lay_decoder(config.policy.freeze(opened.params), opened.config, mesh)
         base_lm = policy.lm if opened.config == policy.config else make_decoder(opened.config)[0]
-    sample = make_sampler(policy.lm, source, max_new_tokens=source.lengths.text)
+    drawn = dict(max_new_tokens=source.lengths.text, mesh=mesh)
+    sample = make_sampler(policy.lm, source, **drawn, axes_fn=_axes_fn(policy.config))
     same = base_lm is policy.lm  # one program for both
     return VisaParts(
         config=config,
@@ -209,9 +123,13 @@ def open_visa(config: VisaTrainConfig) -> VisaParts:
         policy=policy,
         base=base,
         sample=sample,
-        sample_base=sample if same else make_sampler(base_lm, source, max_new_tokens=source.lengths.text),
+        sample_base=sample if same else make_sampler(base_lm, source, **drawn, axes_fn=_axes_fn(opened.config)),
         **open_visa_parts(config, source)._asdict(),
     )
+
+
+def _axes_fn(config: DecoderConfig) -> Callable[[Params], Params]:
+    return functools.partial(decoder_axes, config=config)
 
 
 def answer_questions(parts: VisaParts, questions: list[str], key: jax.Array) -> list[str]:
@@ -322,22 +240,30 @@ def make_visa(parts: VisaParts) -> Started:
     return Started(experiment, {"decoder": parts.policy.trained}, {"decoder": parts.policy.frozen}, method.init())
 
 
-def open_moc(config: MocTrainConfig) -> MocParts:
-    """Open the runs that a MOC config names. UserError naming the field of the first that is missing."""
+def open_moc(config: MocTrainConfig, mesh: Mesh | None = None) -> MocParts:
+    """Open the runs that a MOC config names. UserError and ``mesh`` as in ``open_visa``."""
     source, encoding = make_source(config.data), config.preference_encoding
-    window, key = source.lengths.moc_prompt + source.lengths.answer, jax.random.key(config.seed)
-    start = open_decoder(config.runs.start, "config.runs.start", ("moc_sft",), source, config.policy, window=window)
+    sizes = dict(window=source.lengths.moc_prompt + source.lengths.answer, mesh=mesh)
+    start = open_decoder(config.runs.start, "config.runs.start", ("moc_sft",), source, config.policy, **sizes)
     require(
         start.role is None or start.role.preference_encoding == encoding,
         "config.preference_encoding",
         f"is {encoding!r}, but {config.runs.start} was trained with {start.role and start.role.preference_encoding!r}",
     )
-    policy = make_policy(start, config.policy, key, condition_size(encoding, len(config.moc.reward_names)))
+    condition = condition_size(encoding, len(config.moc.reward_names))
+    policy = make_policy(start, config.policy, jax.random.key(config.seed), condition, mesh)
     return MocParts(
         config=config,
         source=source,
         policy=policy,
-        sample=make_sampler(policy.lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
+        sample=make_sampler(
+            policy.lm,
+            source,
+            max_new_tokens=source.lengths.answer,
+            batch_size=MOC_SAMPLE_BATCH,
+            mesh=mesh,
+            axes_fn=_axes_fn(policy.config),
+        ),
         **open_moc_parts(config, source)._asdict(),
     )
 

@@ -20,7 +20,7 @@ import jax
 from absl import flags
 
 from visa_jax.cli.blueprint import Blueprint, draw, programs
-from visa_jax.cli.experiment import VisaTrainConfig
+from visa_jax.cli.configs import VisaTrainConfig
 from visa_jax.cli.flags import define_config
 from visa_jax.cli.main import run
 from visa_jax.cli.train import complete_config as complete_config

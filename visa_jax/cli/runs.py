@@ -6,6 +6,7 @@ workdir/params/       orbax; workdir/final.json says the last step and the diges
 workdir/huggingface/  of a run that stands on a Hugging Face model: that model's config.json and generation_config.json
 """
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -60,13 +61,18 @@ def run_kind(config: Any) -> str:
 
 
 def open_run(
-    workdir: str | Path, field: str, kind: str | tuple[str, ...] | None = None, made_by: str = "visa-jax supervise"
+    workdir: str | Path,
+    field: str,
+    kind: str | tuple[str, ...] | None = None,
+    made_by: str = "visa-jax supervise",
+    layout_fn: Callable[[Run, Params], Params] | None = None,
 ) -> Run:
     """Open a finished run.
 
     Args:
       field: the config field or flag that names it, for messages.
       kind: what must stand under ``role`` (supervise) or ``method`` (train) in its config; of several, one of them.
+      layout_fn: (the run without its parameters, their shapes) -> shapes with shardings; None = the first device.
 
     Raises:
       UserError: missing, unfinished or of another kind; one line with the field, the path and what to do.
@@ -80,7 +86,8 @@ def open_run(
         raise UserError(f"{field}: {workdir} holds a run of {found!r}, expected {' or '.join(map(repr, kinds))}")
     if not (workdir / "final.json").is_file():
         raise UserError(f"{field}: {workdir} holds an unfinished run; go on with it first ({made_by})")
-    return Run(workdir, config, load_params(workdir), load_tokenizer(workdir / "tokenizer"))
+    run = Run(workdir, config, None, load_tokenizer(workdir / "tokenizer"))
+    return run._replace(params=load_params(workdir, layout_fn=layout_fn and functools.partial(layout_fn, run)))
 
 
 def save_pretrained_run(workdir: str | Path, source: Path, params: Params, tokenizer: Any, dtype: str) -> None:
@@ -93,11 +100,12 @@ def save_pretrained_run(workdir: str | Path, source: Path, params: Params, token
 
 
 def open_pretrained_run(
-    workdir: str | Path, field: str, check_fn: Callable | None = None
+    workdir: str | Path, field: str, check_fn: Callable | None = None, layout_fn: Callable | None = None
 ) -> tuple[Pretrained, Any, str]:
     """``(model, tokenizer, dtype of the source's files)`` of a run that ``save_pretrained_run`` wrote.
 
-    ``check_fn`` is that of ``load_pretrained``. Raises UserError as ``open_run`` does.
+    ``check_fn`` is that of ``load_pretrained``; ``layout_fn``: (shapes, DecoderConfig) -> shapes with shardings. Raises
+    UserError as ``open_run`` does.
     """
     workdir = Path(workdir)
     if not (workdir / "final.json").is_file():
@@ -109,7 +117,8 @@ def open_pretrained_run(
         check_fn(config, tokenizer)
     lm, _ = make_decoder(config)
     end_ids, pad_id = special_ids(source)
-    model = Pretrained(lm, load_params(workdir), config, end_ids, pad_id, read_family(source))
+    params = load_params(workdir, layout_fn=layout_fn and functools.partial(layout_fn, config=config))
+    model = Pretrained(lm, params, config, end_ids, pad_id, read_family(source))
     return model, tokenizer, load_config(workdir).dtype
 
 

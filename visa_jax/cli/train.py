@@ -14,25 +14,18 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from visa_jax.cli.experiment import (
-    MocTrainConfig,
-    VisaParts,
-    VisaTrainConfig,
-    make_moc,
-    make_visa,
-    open_moc,
-    open_visa,
-)
+from visa_jax.cli.configs import MocTrainConfig, VisaTrainConfig
+from visa_jax.cli.experiment import VisaParts, make_moc, make_visa, open_moc, open_visa
 from visa_jax.cli.flags import define_config, define_workdir
 from visa_jax.cli.judging import make_moc_monitor, make_visa_monitor
 from visa_jax.cli.main import explain, run
 from visa_jax.cli.runs import save_run
 from visa_jax.config import UserError, config_differences, from_config_dict, load_config, save_config, to_config_dict
 from visa_jax.data.tokenizer import decode_batch
-from visa_jax.parallel import multihost
+from visa_jax.parallel import make_mesh, multihost
 from visa_jax.training import fishwood
 from visa_jax.training.fishwood import FishWoodConfig
-from visa_jax.training.loop import Experiment, start
+from visa_jax.training.loop import Experiment, is_meshed, start
 from visa_jax.training.progress import Progress
 from visa_jax.training.workdir import train_in
 from visa_jax.types import Params, Scored
@@ -129,8 +122,9 @@ def train_fishwood(config: FishWoodConfig, workdir: str) -> int:
 
 
 def open_parts(config: VisaTrainConfig | MocTrainConfig) -> Any:
-    """Open the runs that the config names."""
-    return open_visa(config) if config.method == "visa" else open_moc(config)
+    """Open the runs that the config names, their decoders on the mesh that it names."""
+    mesh = make_mesh(config.loop.mesh) if is_meshed(config.loop.mesh) else None
+    return (open_visa if config.method == "visa" else open_moc)(config, mesh)
 
 
 def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Params:
@@ -150,6 +144,7 @@ def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Para
         started.reference,
         title=title,
         samples_fn=lambda scored: sample_rows(experiment, parts, scored),
+        profile_steps=config.profile.steps,
     )
     learned, step = state.params["decoder"], int(state.step)
     save_run(workdir, to_config_dict(config), parts.source, learned, step, parts.policy.huggingface)

@@ -55,12 +55,16 @@ def moc_prompts(
 def make_visa_prompts_fn(
     source: Source, pool: Pool, condition: Callable, prompts_per_step: int, key_data: Callable
 ) -> Callable:
-    """``prompts_fn(key, step) -> PromptBatch`` for the RL loop: rows of the pool with freshly drawn targets."""
+    """``prompts_fn(key, step, own=None) -> PromptBatch`` for the RL loop: rows of the pool with freshly drawn targets.
 
-    def prompts_fn(key, step: int) -> PromptBatch:
+    All are drawn, so that every process draws the same; those that ``own`` (int [n]) numbers are written (None: all).
+    """
+
+    def prompts_fn(key, step: int, own: np.ndarray | None = None) -> PromptBatch:
         del step  # the key already says it
         rows = draw_rows(key_data(key), len(pool.questions), prompts_per_step)
-        return visa_prompts(source, pool, rows, np.asarray(condition(key, pool.value_PM[rows])))
+        target_NM, own = np.asarray(condition(key, pool.value_PM[rows])), slice(None) if own is None else own
+        return visa_prompts(source, pool, rows[own], target_NM[own])
 
     return prompts_fn
 
@@ -73,12 +77,16 @@ def make_moc_prompts_fn(
     key_data: Callable,
     encoding: str,
 ) -> Callable:
-    """``prompts_fn(key, step) -> PromptBatch`` for the RL loop: random questions with freshly drawn preferences."""
+    """``prompts_fn(key, step, own=None) -> PromptBatch`` for the RL loop: random questions, fresh preferences.
 
-    def prompts_fn(key, step: int) -> PromptBatch:
+    ``own`` as in ``make_visa_prompts_fn``.
+    """
+
+    def prompts_fn(key, step: int, own: np.ndarray | None = None) -> PromptBatch:
         del step
         rows = draw_rows(key_data(key), len(questions), prompts_per_step)
-        anchor = np.zeros((prompts_per_step, 1), np.float32)
-        return moc_prompts(source, [questions[i] for i in rows], np.asarray(condition(key, anchor)), encoding)
+        anchor, own = np.zeros((prompts_per_step, 1), np.float32), slice(None) if own is None else own
+        preference_NK = np.asarray(condition(key, anchor))
+        return moc_prompts(source, [questions[i] for i in rows[own]], preference_NK[own], encoding)
 
     return prompts_fn

@@ -7,10 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from transformers import PreTrainedTokenizerBase
 
 from visa_jax.data.source import Source
 from visa_jax.data.tokenizer import decode_batch, encode_batch, pad_id
+from visa_jax.parallel import ROLLOUT_RULES, constrain, on_mesh
+from visa_jax.parallel.axes import constrain_params
 from visa_jax.rewards.base import Reward, stack_rewards, text_tokens
 from visa_jax.rollout import generate
 from visa_jax.rollout.closed_loop import Measured
@@ -27,7 +30,14 @@ class Completions(NamedTuple):
 
 
 def make_sampler(
-    lm: LanguageModel, source: Source, *, max_new_tokens: int, batch_size: int = 64, widths: Sequence[int] = ()
+    lm: LanguageModel,
+    source: Source,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    widths: Sequence[int] = (),
+    mesh: Mesh | None = None,
+    axes_fn: Callable[[Params], Params] | None = None,
 ) -> Callable:
     """``sample(decoder params, prompts, key, temperature=0.0, noise_N=None) -> Completions``, one completion a prompt.
 
@@ -35,10 +45,17 @@ def make_sampler(
     it is in: rows with equal entries meet the same noise (common random numbers). ``widths`` (``bucket_widths``) are
     the buckets of prompts: each is cut to the narrowest that holds it, those of one bucket are drawn together, and one
     program is compiled for each bucket in use. () = one bucket, as wide as the prompts come.
+    On a ``mesh`` parameters come in pieces (``axes_fn``: params -> their logical axes) and rows are cut; every process
+    calls, and every process has all completions.
     """
     tokenizer = source.tokenizer
-    program = jax.jit(
-        lambda params, prompts, noise_B, key, temperature: generate(
+
+    def draw(params, prompts, noise_B, key, temperature):
+        if mesh is not None:  # whole along fsdp before the first token, as in training (training/meshed.py)
+            params = constrain_params(params, axes_fn(params))
+            cut = lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1))  # noqa: E731
+            prompts, noise_B = jax.tree.map(cut, (prompts, noise_B))
+        return generate(
             lm,
             params,
             prompts,
@@ -50,7 +67,9 @@ def make_sampler(
             pad_id=pad_id(tokenizer),
             noise_B=noise_B,
         )
-    )
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(on_mesh(draw, mesh, ROLLOUT_RULES), out_shardings=everywhere)
 
     def sample(params: Params, prompts: PromptBatch, key, temperature: float = 0.0, noise_N=None) -> Completions:
         prompts = jax.tree.map(np.asarray, prompts)

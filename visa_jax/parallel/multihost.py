@@ -74,13 +74,6 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def local(tree: Any) -> Any:
-    """A tree on a mesh as each process can use it alone: whole on its first device; as it is where there is one."""
-    if jax.process_count() == 1:
-        return tree
-    return jax.device_put(fetch(tree), jax.local_devices()[0])
-
-
 def leave(code: int) -> None:
     """End a process of several at once with ``code``; nothing where there is one.
 

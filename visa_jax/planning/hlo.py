@@ -296,7 +296,7 @@ def group_size(rest: str, partitions: int) -> int:
     counted = re.search(r"replica_groups=\[(\d+),(\d+)\]", rest)
     if counted:
         return int(counted[2])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest)
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))?\s*\{([^}]*)\}", rest)
     if named:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))

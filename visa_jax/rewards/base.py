@@ -10,11 +10,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from visa_jax.config import UserError
+from visa_jax.parallel.rows import lay_rows
 from visa_jax.types import Array, Params, Rollout, Scored
 
 
@@ -69,22 +68,18 @@ def score_texts(
 
     Args:
       texts_fn: needed where there is a text reward.
-      take_rows: a tree of arrays as a program left them -> the same with B (or N) rows first.
+      take_rows: a tree of arrays as a program left them -> the same with B (or N) rows first, of several processes
+        each its own.
 
     Returns:
       The rewards, laid out as they were; without text rewards ``scored`` itself.
-
-    Raises:
-      UserError: the rows are spread over several processes.
     """
     if not any(isinstance(reward, TextReward) for reward in rewards):
         return scored
-    if not scored.reward_BK.is_fully_addressable:
-        raise UserError("rewards of texts (Hugging Face directories) are for runs of one process")
-    column = np.asarray(scored.reward_BK)
-    filled_BK = add_text_rewards(rewards, take_rows(column), texts_fn(take_rows(scored.rollout)))
-    reward_BK = jax.device_put(filled_BK.reshape(column.shape), scored.reward_BK.sharding)
-    return dataclasses.replace(scored, reward_BK=reward_BK)
+    unread = scored.reward_BK
+    filled_BK = add_text_rewards(rewards, take_rows(unread), texts_fn(take_rows(scored.rollout)))
+    filled = filled_BK.reshape(-1, *unread.shape[1:])  # under pmap a device axis is first
+    return dataclasses.replace(scored, reward_BK=lay_rows(filled, unread.sharding, len(unread)))
 
 
 def add_text_rewards(rewards: tuple[Reward | TextReward, ...], reward_BK: np.ndarray, texts: Texts) -> np.ndarray:

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
 from visa_jax.config import require
 from visa_jax.methods.base import Method
 from visa_jax.parallel.mesh import MeshConfig
@@ -13,6 +11,16 @@ from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.update import JoinFn, whole
 from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """What of a run the profiler traces, into workdir/profile."""
+
+    steps: int = 0  # after the two that compile; 0 = none
+
+    def __post_init__(self):
+        require(self.steps >= 0, "steps", "must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +38,6 @@ class LoopConfig:
     keep_last: int = 2  # checkpoints that stay, the newest
     keep_best: int = 0  # and those with the highest best_metric
     best_metric: str = "reward"  # a name of metrics.jsonl; of those that come now and then the newest value counts
-    profile_steps: int = 0  # traced into workdir/profile, after the two that compile; 0 = none
     mesh: MeshConfig = MeshConfig()  # the devices of the run; all 1: one device
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -39,7 +46,6 @@ class LoopConfig:
         require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
         require(self.keep_last >= 1, "keep_last", "must be at least 1: a run goes on from it")
         require(self.keep_best >= 0, "keep_best", "must be at least 0")
-        require(self.profile_steps >= 0, "profile_steps", "must be at least 0")
         require(self.temperature > 0, "temperature", "must be > 0 to sample")
         require(
             self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,
@@ -60,7 +66,7 @@ class Experiment(NamedTuple):
     lm: LanguageModel
     policy_fn: Callable  # training/policy.py
     rewards: tuple[Reward | TextReward, ...]
-    prompts_fn: Callable[[jax.Array, int], PromptBatch]  # (key, step) -> N prompts
+    prompts_fn: Callable[..., PromptBatch]  # (key, step, own=None) -> N prompts, or those that own (int [n]) numbers
     group_size: int
     max_new_tokens: int
     end_id: int

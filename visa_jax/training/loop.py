@@ -99,7 +99,7 @@ def train(
     while step < config.steps:
         step_key = jax.random.fold_in(key, step)
         prompt_key, sample_key = jax.random.split(step_key)
-        prompts = programs.put_prompts(experiment.prompts_fn(prompt_key, step))
+        prompts = programs.put_prompts(experiment.prompts_fn(prompt_key, step, programs.own_prompts))
         times = [ended, time.perf_counter()]
         rollout = jax.block_until_ready(programs.rollout(state.params, ref_params, prompts, sample_key))
         times.append(time.perf_counter())

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from visa_jax.parallel import multihost
 from visa_jax.parallel.axes import ACTIVATION_RULES, ROLLOUT_RULES, WHOLE_RULES, constrain_params, on_mesh, spec
 from visa_jax.parallel.mesh import make_mesh, row_shards
+from visa_jax.parallel.rows import row_numbers, take_rows
 from visa_jax.rewards.base import stack_rewards
 from visa_jax.training import placement
 from visa_jax.training.experiment import Experiment, LoopConfig
@@ -67,7 +67,7 @@ def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, m
         put_state=lambda state: placement.place(state, held),
         put_params=put_params,
         put_rewards=lambda params: placement.place_whole(params, mesh),
-        put_prompts=lambda prompts: placement.place_rows(prompts, mesh),
-        take_params=multihost.local,
-        take_rows=multihost.local,
+        put_prompts=lambda prompts: placement.place_rows(prompts, mesh, config.prompts_per_step),
+        own_prompts=row_numbers(rows, (config.prompts_per_step,)),
+        take_rows=lambda tree: jax.tree.map(take_rows, tree),
     )

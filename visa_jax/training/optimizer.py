@@ -23,6 +23,7 @@ class OptimizerConfig:
     final_scale: float = 0.1  # the decay ends at learning_rate * final_scale
     b1: float = 0.9
     b2: float = 0.99
+    eps: float = 1e-8  # beside the root of the second moment; large: steps go with gradients, not with their signs
     weight_decay: float = 0.0
     clip_norm: float = 1.0
 
@@ -34,6 +35,7 @@ class OptimizerConfig:
         require(
             self.decay in ("constant", "linear", "cosine"), "decay", f"{self.decay!r} is not constant, linear or cosine"
         )
+        require(self.eps > 0, "eps", "must be > 0")
         require(self.clip_norm > 0, "clip_norm", "must be > 0")
 
 
@@ -59,10 +61,11 @@ def make_optimizer(
     """
     adam = {"b2": config.b2, "weight_decay": config.weight_decay}
     if config.name == "adamw":
-        step = optax.adamw(make_schedule(config, steps), b1=config.b1, **adam)
+        step = optax.adamw(make_schedule(config, steps), b1=config.b1, eps=config.eps, **adam)
     else:
         step = optax.contrib.muon(
             make_schedule(config, steps, config.muon_learning_rate),
+            eps=config.eps,
             adam_b1=config.b1,
             adam_b2=config.b2,
             adam_weight_decay=config.weight_decay,

@@ -15,6 +15,7 @@ from visa_jax.config import require
 from visa_jax.models.decoder import DecoderConfig
 from visa_jax.models.placement import decoder_axes
 from visa_jax.parallel.axes import ACTIVATION_RULES, PARAM_RULES, Rules, is_axes, sharding, spec
+from visa_jax.parallel.rows import lay_rows
 from visa_jax.types import Params, TrainState
 
 
@@ -75,15 +76,28 @@ def place(tree: Any, where: Any) -> Any:
     return jax.tree.map(one, tree, where)
 
 
+def lay_decoder(params: Params, config: DecoderConfig, mesh: Mesh | None) -> Params:
+    """A decoder's parameters (arrays or shapes, whole or adapters alone) in pieces on ``mesh``; None: as they are.
+
+    Raises:
+      FieldError: see ``shardings``.
+    """
+    return params if mesh is None else place(params, shardings(params, decoder_axes(params, config), mesh))
+
+
 def place_whole(tree: Any, mesh: Mesh) -> Any:
     """``tree`` with every leaf whole on every device."""
     return place(tree, jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree))
 
 
-def place_rows(tree: Any, mesh: Mesh) -> Any:
-    """Arrays whose first axis are prompts or rows, cut along it."""
+def place_rows(tree: Any, mesh: Mesh, count: int) -> Any:
+    """Arrays of this process's rows (or prompts) out of ``count``, cut along them; shapes, of any number, likewise."""
     cut = NamedSharding(mesh, spec(("batch",), ACTIVATION_RULES))
-    return place(tree, jax.tree.map(lambda _: cut, tree))
+
+    def one(leaf):
+        return place(leaf, cut) if isinstance(leaf, jax.ShapeDtypeStruct) else lay_rows(np.asarray(leaf), cut, count)
+
+    return jax.tree.map(one, tree)
 
 
 def require_rows(prompts: int, pieces: int, shards: int) -> None:

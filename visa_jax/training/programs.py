@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from visa_jax.rewards.base import stack_rewards
 from visa_jax.rollout import generate
@@ -23,9 +24,10 @@ class Programs(NamedTuple):
     put_params: Callable = lambda params: params  # reference params likewise
     put_rewards: Callable = lambda params: params
     put_prompts: Callable = lambda prompts: prompts
+    own_prompts: np.ndarray | None = None  # which prompts of a step this process writes, for put_prompts; None: all
     take_state: Callable = lambda state: state  # back to whole arrays: what checkpoints see
     take_params: Callable = lambda params: params  # what evaluations see
-    take_rows: Callable = lambda rows: rows  # what is shown
+    take_rows: Callable = lambda rows: rows  # this process's, for the host: what is read as text, what is shown
 
 
 def make_rollout(experiment: Experiment, config: LoopConfig) -> Callable:

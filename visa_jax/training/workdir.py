@@ -28,6 +28,7 @@ def train_in(
     *,
     title: str | None = None,
     samples_fn: Callable[[Scored], list[dict]] | None = None,
+    profile_steps: int = 0,
 ) -> TrainState:
     """``loop.train`` from the newest whole checkpoint of ``workdir`` (or ``state``), with everything that is kept.
 
@@ -50,7 +51,7 @@ def train_in(
         if primary:
             writer = stack.enter_context(MetricsWriter(workdir, resume_step=None if resumed is None else first))
             progress = stack.enter_context(Progress(title or workdir.name, config.steps, start=first))
-        trace = stack.enter_context(Trace(workdir / "profile", first + COMPILING_STEPS, config.profile_steps))
+        trace = stack.enter_context(Trace(workdir / "profile", first + COMPILING_STEPS, profile_steps))
         stop = stack.enter_context(graceful_stop())
 
         def on_metrics(step: int, metrics: dict) -> None:
