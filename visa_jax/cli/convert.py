@@ -33,9 +33,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "model", None, "a run, a Hugging Face directory or hub name", flag_values=values, required=True
-    )
+    flags.DEFINE_string("model", None, "a run, a Hugging Face directory or hub name", flag_values=values, required=True)
     flags.DEFINE_string("out", None, "directory to write; must not be there yet", flag_values=values, required=True)
     help_text = "of the weights written; default: as they were, float32 for our own runs"
     flags.DEFINE_enum("dtype", None, DTYPES, help_text, flag_values=values)
