@@ -48,3 +48,34 @@ def test_what_the_hub_has_not_is_told_in_one_line(asked):
     with pytest.raises(UserError, match="org/else: no such directory, nor a model that the hub gives") as caught:
         local_directory("org/else")
     assert "\n" not in str(caught.value) and len(asked) == 1
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """huggingface_hub itself, kept off the network, with the one model org/kept in its cache."""
+    snapshot = tmp_path / "hub" / "models--org--kept" / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return snapshot
+
+
+def test_the_cache_serves_without_a_network(cache):
+    assert local_directory("org/kept").samefile(cache)
+    for field, start in (("", "org/none: "), ("--model", "--model: org/none: ")):
+        with pytest.raises(UserError) as caught:
+            local_directory("org/none", field, "visa-jax convert")
+        assert str(caught.value) == (
+            f"{start}no such directory, nor a model that the hub gives (it is not reached from here, and its cache has "
+            "no such model); make it with visa-jax convert"
+        )
+
+
+def test_weights_are_left_where_they_are_not_read(asked):
+    local_directory("org/there", weights=False)
+    assert "config.json" not in asked[0][1] and {"*.json", "tokenizer.model"} <= set(asked[0][1])
+    assert not any("safetensors" in pattern for pattern in asked[0][1] if pattern != "*.json")

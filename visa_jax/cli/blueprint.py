@@ -6,7 +6,6 @@ the run's: its method, policy, rewards and the programs of ``training/meshed.py`
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 
 from visa_jax.cli.configs import MocTrainConfig, VisaTrainConfig
 from visa_jax.cli.experiment import make_join
+from visa_jax.cli.rewards import is_huggingface
 from visa_jax.config import UserError, require
 from visa_jax.data.template import condition_size
 from visa_jax.methods import moc as moc_method
@@ -22,6 +22,7 @@ from visa_jax.methods import visa as visa_method
 from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.heads import make_critic
 from visa_jax.models.hf import read_decoder_config
+from visa_jax.models.hub import local_directory
 from visa_jax.models.readers import hold, make_analyzer, make_detector, make_reward_reader
 from visa_jax.planning.programs import Program, device_bytes
 from visa_jax.rewards import rules
@@ -56,13 +57,13 @@ class Blueprint:
 
 def policy_decoder(config: TrainConfig) -> DecoderConfig:
     """The policy's decoder, from the page or from the config.json of the model that it starts from."""
-    plan, start = config.plan, Path(config.runs.start)
-    if plan.decoder is not None:
-        decoder = plan.decoder
-    elif (start / "config.json").is_file() and not (start / "final.json").is_file():
+    plan, decoder = config.plan, config.plan.decoder
+    if decoder is None:
+        named = "config.plan.decoder: is missing, and config.runs.start"
+        start = local_directory(config.runs.start, named, weights=False)
+        if not is_huggingface(start):
+            raise UserError(f"{named}={start} is no Hugging Face directory")
         decoder = read_decoder_config(start)
-    else:
-        raise UserError(f"config.plan.decoder: is missing, and config.runs.start={start} is no Hugging Face directory")
     condition = 0
     if isinstance(config, MocTrainConfig):
         condition = condition_size(config.preference_encoding, len(config.moc.reward_names))

@@ -25,6 +25,7 @@ from visa_jax.config import UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.models import load_pretrained, save_pretrained
 from visa_jax.models.hf import read_family, special_ids
+from visa_jax.models.hub import local_directory
 from visa_jax.models.peft import save_adapters
 from visa_jax.models.weights import open_weights
 
@@ -32,7 +33,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("model", None, "a run or a Hugging Face directory", flag_values=values, required=True)
+    flags.DEFINE_string("model", None, "a run, a Hugging Face directory or hub name", flag_values=values, required=True)
     flags.DEFINE_string("out", None, "directory to write; must not be there yet", flag_values=values, required=True)
     help_text = "of the weights written; default: as they were, float32 for our own runs"
     flags.DEFINE_enum("dtype", None, DTYPES, help_text, flag_values=values)
@@ -40,11 +41,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
-    directory, out = Path(values.model), Path(values.out)
-    if not directory.is_dir():
-        raise UserError(f"--model: {directory} does not exist")
+    out = Path(values.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} is there already")
+    directory = local_directory(values.model, "--model")
     config = load_config(directory)
     ours = "model_type" not in config and run_kind(config) != PRETRAINED
     if values.adapters and not ours:

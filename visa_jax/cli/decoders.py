@@ -25,6 +25,7 @@ from visa_jax.data.source import Source
 from visa_jax.data.template import condition_size
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.models.hf import read_decoder_config
+from visa_jax.models.hub import local_directory
 from visa_jax.models.lora import attach, merge_adapters
 from visa_jax.models.quantize import dense_params
 from visa_jax.training.placement import lay_decoder
@@ -32,7 +33,7 @@ from visa_jax.training.policy import PolicyConfig
 from visa_jax.training.roles import LANGUAGE_MODELS, RoleConfig, decoder_config
 from visa_jax.types import LanguageModel, Params
 
-MADE_BY = "visa-jax supervise, or name a Hugging Face directory"
+MADE_BY = "visa-jax supervise, or name a Hugging Face directory or a model of the hub"
 
 
 class Opened(NamedTuple):
@@ -85,9 +86,7 @@ def open_decoder(
       UserError: missing, damaged or of another kind, with another vocabulary than the source's, too narrow a window, a
         pattern of ``policy`` that names nothing; a published model is refused before its parameters are read.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{field}: {directory} does not exist; make it with {MADE_BY}")
+    directory = local_directory(directory, field, MADE_BY)
 
     def check(config: DecoderConfig, tokenizer: Any) -> None:
         _check_vocabulary(directory, field, tokenizer, source)
@@ -180,9 +179,9 @@ def read_written(found: Run, source: Source) -> tuple[DecoderConfig, PolicyConfi
 
 
 def base_of(found: Run) -> str | None:
-    """The Hugging Face directory that a run started from; None where it started from a run."""
+    """The Hugging Face directory, or the hub name, that a run started from; None where it started from a run."""
     _, start = _start_of(found.config)
-    return start if "model_type" in load_config(start) else None
+    return start if "model_type" in load_config(local_directory(start, weights=False)) else None
 
 
 def start_role(workdir: Path, config: Any) -> RoleConfig | None:
@@ -190,9 +189,8 @@ def start_role(workdir: Path, config: Any) -> RoleConfig | None:
     if "role" in config:
         return from_config_dict(RoleConfig, config.role, f"{workdir}/config.json: role")
     field, start = _start_of(config)
-    if not Path(start).is_dir():
-        raise UserError(f"{workdir}/config.json: {field}: {start} does not exist; make it with {MADE_BY}")
-    return None if is_pretrained(Path(start)) else start_role(Path(start), load_config(start))
+    directory = local_directory(start, f"{workdir}/config.json: {field}", MADE_BY, weights=False)
+    return None if is_pretrained(directory) else start_role(directory, load_config(directory))
 
 
 def _start_of(config: Any) -> tuple[str, str]:

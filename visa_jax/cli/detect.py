@@ -20,23 +20,26 @@ from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.config import from_config_dict
 from visa_jax.evaluation.run import make_readers
+from visa_jax.models.hub import local_directory
 from visa_jax.training.roles import RoleConfig, role_functions
 from visa_jax.types import VALUES
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    define_workdir(values, "a detector or a VISA run")
+    define_workdir(values, "a detector (of ours, a Hugging Face directory or a hub name) or a VISA run")
     flags.DEFINE_string("text", None, "the text to read", flag_values=values, required=True)
     flags.DEFINE_bool("json", False, "print JSON", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     text = read_text("--text", values.text)
-    directory, field = values.workdir, "--workdir"
+    field, made_by = "--workdir", "visa-jax supervise"
+    directory = local_directory(values.workdir, field, made_by)
     if not is_huggingface(directory):
         found = open_run(directory, field, ("detector", "visa"))
         if run_kind(found.config) == "visa":
-            directory, field = found.config.runs.detector, f"{directory}/config.json: runs.detector"
+            field = f"{directory}/config.json: runs.detector"
+            directory = local_directory(found.config.runs.detector, field, made_by)
     if is_huggingface(directory):
         vector, unknown = open_detector(directory, field)([text])[0], []
     else:

@@ -33,6 +33,7 @@ from visa_jax.data.tokenizer import before_stop, decode_batch, pad_id
 from visa_jax.evaluation.queue import complete
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.models.cache import KV_CACHE_DTYPES
+from visa_jax.models.hub import local_directory
 from visa_jax.types import LanguageModel, Params
 
 WRITERS = ("base", "visa_sft", "moc_sft", "visa", "moc")
@@ -54,7 +55,9 @@ class Writer(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
     bound = dict(flag_values=values, lower_bound=0.0)
-    flags.DEFINE_string("model", None, "a Hugging Face directory or a run", flag_values=values, required=True)
+    flags.DEFINE_string(
+        "model", None, "a Hugging Face directory or hub name, or a run", flag_values=values, required=True
+    )
     flags.DEFINE_string("prompt", "", "text to go on from; may be empty for a Hugging Face model", flag_values=values)
     flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token", flag_values=values, lower_bound=0.0)
     flags.DEFINE_integer("max_new_tokens", 200, "most tokens to draw", flag_values=values, lower_bound=1)
@@ -82,7 +85,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if "" in values.stop:
         raise UsageError("--stop: is empty, which stands everywhere")
     preference = None if values.preference is None else read_preference(values.preference)
-    writer = open_writer(Path(values.model), values.prompt, preference, values.chat)
+    writer = open_writer(local_directory(values.model, "--model"), values.prompt, preference, values.chat)
     room = _check_room(writer.ids, writer.window)
     drawn, finish = complete(
         writer.lm,
@@ -128,8 +131,6 @@ def read_preference(entries: list[str]) -> list[float]:
 
 def open_writer(directory: Path, prompt: str, preference: list[float] | None, chat: bool = False) -> Writer:
     """The model in a directory. UserError naming the flag for what it cannot do."""
-    if not directory.is_dir():
-        raise UserError(f"--model: {directory} does not exist")
     config = load_config(directory)
     is_run = "model_type" not in config
     if is_run and run_kind(config) != PRETRAINED:

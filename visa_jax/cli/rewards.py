@@ -22,6 +22,7 @@ from visa_jax.data.tokenizer import decode_batch
 from visa_jax.evaluation.run import Readers, make_readers
 from visa_jax.evaluation.texts import make_text_fn, make_window_fn
 from visa_jax.models.classifiers import Classifier, load_classifier
+from visa_jax.models.hub import local_directory
 from visa_jax.models.readers import hold
 from visa_jax.rewards import classes, nli, similarity
 from visa_jax.rewards.base import TextReward, Texts
@@ -33,6 +34,7 @@ from visa_jax.types import Rollout
 
 CONSISTENCIES = ("nli", "embedding")
 INPUTS = ("pair", "answer")
+MADE_BY = "visa-jax supervise"
 Model = Any  # Params of a run, or a function of texts
 
 
@@ -149,12 +151,12 @@ def role_of(run: Run) -> RoleConfig:
     return from_config_dict(RoleConfig, run.config.role, f"{run.workdir}/config.json: role")
 
 
-def is_huggingface(directory: str) -> bool:
+def is_huggingface(directory: Path) -> bool:
     """Whether a directory is one of Hugging Face: its config.json names a model_type."""
-    return (Path(directory) / "config.json").is_file() and "model_type" in load_config(directory)
+    return (directory / "config.json").is_file() and "model_type" in load_config(directory)
 
 
-def open_detector(directory: str, field: str) -> Callable:
+def open_detector(directory: Path, field: str) -> Callable:
     """``values(texts) -> value [n, 10]`` of a Hugging Face classifier (``rewards/classes.py:make_value_reading``)."""
     with _named(field, directory):
         model, tokenizer = _load(directory, need_classes=True)
@@ -163,7 +165,7 @@ def open_detector(directory: str, field: str) -> Callable:
     return lambda texts: values(logits(texts))
 
 
-def open_analyzer(directory: str, field: str, *, consistency: str) -> Callable:
+def open_analyzer(directory: Path, field: str, *, consistency: str) -> Callable:
     """``(F, B) = entailment(sources, texts)`` of a Hugging Face NLI classifier, or of text embeddings."""
     if consistency == "embedding":
         pair_fn = similarity.make_pair_similarity(open_embedder(directory, field), split_sentences)
@@ -176,7 +178,7 @@ def open_analyzer(directory: str, field: str, *, consistency: str) -> Callable:
     return nli.make_sentence_entailment(pair_fn, split_sentences)
 
 
-def open_reward(directory: str, field: str, *, inputs: str, label: str, score: str) -> Callable:
+def open_reward(directory: Path, field: str, *, inputs: str, label: str, score: str) -> Callable:
     """``reward(questions, answers) -> [n]`` of a Hugging Face classifier; ``inputs`` says whether it reads both."""
     with _named(field, directory):
         model, tokenizer = _load(directory, need_classes=True)
@@ -190,9 +192,9 @@ def open_reward(directory: str, field: str, *, inputs: str, label: str, score: s
     return reward
 
 
-def open_embedder(directory: str, field: str) -> Callable:
+def open_embedder(directory: str | Path, field: str) -> Callable:
     """``embed(texts) -> [n, D]`` of length 1, of a Hugging Face encoder."""
-    require(bool(directory), field, "is empty; name the directory of an encoder")
+    require(bool(directory), field, "is empty; name the directory of an encoder, or a model of the hub")
     with _named(field, directory):
         model, tokenizer = _load(directory, need_classes=False)
         if model.embed is None:
@@ -200,7 +202,7 @@ def open_embedder(directory: str, field: str) -> Callable:
     return make_text_fn(model.embed, model.params, tokenizer, max_length=model.max_length)
 
 
-def _load(directory: str, *, need_classes: bool) -> tuple[Classifier, Any]:
+def _load(directory: str | Path, *, need_classes: bool) -> tuple[Classifier, Any]:
     model, tokenizer = load_classifier(directory)
     if need_classes and model.classify is None:
         raise UserError("it has no classes (architecture ...ForSequenceClassification)")
@@ -225,11 +227,12 @@ def _open_pair(
     name, end = (role, "") if index is None else ("rewards", f"[{index}]")
     field, judge_field = f"config.runs.{name}{end}", f"config.runs.judge_{name}{end}"
     fn, note = None, None
-    if is_huggingface(directory):
-        rewarder = twin = open_fn(directory, field)
+    where = local_directory(directory, field, MADE_BY)
+    if is_huggingface(where):
+        rewarder = twin = open_fn(where, field)
         independent = False
     else:
-        run = open_run(directory, field, role, made_by="visa-jax supervise")
+        run = open_run(where, field, role, made_by=MADE_BY)
         fn, independent = _role_fn(source, run, role), bool(run.config.role.twins)
         rewarder, twin = reward_and_judge(run)
         rewarder = hold(rewarder, dtype)
@@ -243,9 +246,10 @@ def _open_pair(
 
 def _open_judge(source: Source, role: str, directory: str, field: str, open_fn: Callable) -> Callable:
     """A judge as a function of texts. Of a run with twins the first is taken."""
-    if is_huggingface(directory):
-        return open_fn(directory, field)
-    run = open_run(directory, field, role, made_by="visa-jax supervise")
+    where = local_directory(directory, field, MADE_BY)
+    if is_huggingface(where):
+        return open_fn(where, field)
+    run = open_run(where, field, role, made_by=MADE_BY)
     fns = [_role_fn(source, run, role) if role == each else None for each in _READERS]
     read = make_readers(source, *fns)[_READERS.index(role)]
     return functools.partial(read, reward_and_judge(run)[0])
@@ -266,7 +270,7 @@ def _parts(readers: Readers, functions: dict, pairs: list[_Pair], texts: dict[st
 
 
 @contextmanager
-def _named(field: str, directory: str) -> Iterator[None]:
+def _named(field: str, directory: str | Path) -> Iterator[None]:
     """A UserError within is told with the field and the directory."""
     try:
         yield

@@ -21,6 +21,7 @@ from visa_jax.data.sources.valuebench import read_valuebench
 from visa_jax.data.sources.valueeval import describe_mapping, read_valueeval
 from visa_jax.data.template import TEMPLATES, make_template
 from visa_jax.evaluation.run import make_readers
+from visa_jax.models.hub import local_directory
 from visa_jax.training.roles import RoleConfig, role_functions
 
 READERS = {"valuebench": read_valuebench, "valueeval": read_valueeval, "truthfulqa": read_truthfulqa}
@@ -73,7 +74,10 @@ def read_source(config: DataConfig) -> Source:
     rows = _read(config, config.path, config.format)
     labelled = _read(config, config.value_path, config.value_format) if config.value_path else []
     everything = [text for row in (*rows, *labelled) for text in (row.question, row.answer)]
-    tokenizer = open_tokenizer(config.tokenizer, everything, config.template)
+    where = config.tokenizer.directory and str(
+        local_directory(config.tokenizer.directory, "config.data.tokenizer.directory", weights=False)
+    )
+    tokenizer = open_tokenizer(dataclasses.replace(config.tokenizer, directory=where), everything, config.template)
     if config.chat and not tokenizer.chat_template:
         raise UserError("config.data.chat: the tokenizer of config.data.tokenizer.directory has no chat template")
     template = make_template(config.template, tokenizer, config.chat)

@@ -20,6 +20,7 @@ from visa_jax.models.encoder_hf import CLASSIFIER, load_encoder, read_labels
 from visa_jax.models.families import FAMILIES
 from visa_jax.models.heads import make_decoder_classifier
 from visa_jax.models.hf import fit_weights, load_tokenizer, read_decoder_config, read_family, read_params
+from visa_jax.models.hub import local_directory
 from visa_jax.models.weights import open_weights, read_json
 
 SCORE = "score.weight"
@@ -37,14 +38,12 @@ class Classifier(NamedTuple):
 
 
 def load_classifier(directory: str | Path, *, param_dtype: str = "float32") -> tuple[Classifier, Any]:
-    """``(classifier, tokenizer)`` of a Hugging Face directory of an encoder, or of a decoder with classes.
+    """``(classifier, tokenizer)`` of a Hugging Face directory or hub name: an encoder, or a decoder with classes.
 
     Raises:
         UserError: one line with the file and the field or tensor; all is checked before a device holds anything.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory")
+    directory = local_directory(directory)
     contents = read_json(directory / "config.json")
     name, problem = contents.get("model_type"), contents.get("problem_type") or ""
     if name in ENCODER_FAMILIES:

@@ -1,4 +1,8 @@
-"""Models by their name on the Hugging Face hub: fetched once into its cache, then a directory like any other."""
+"""Models by their name on the Hugging Face hub: fetched once into its cache, then a directory like any other.
+
+``local_directory`` is the one rule, wherever a flag or a config field names a model: what is a directory here is that
+directory, a name of the form ``organisation/model`` is the hub's.
+"""
 
 import re
 from pathlib import Path
@@ -6,15 +10,21 @@ from pathlib import Path
 from visa_jax.config import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# config, index and chat template; weights; vocabularies. Nothing that would run as code, no weights of other frameworks
-FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt", "*.jinja")
+# config, index and chat template; vocabularies. Nothing that would run as code
+SMALL = ("*.json", "tokenizer.model", "vocab.txt", "merges.txt", "*.jinja")
+NOT_REACHED = "it is not reached from here, and its cache has no such model"
+WEIGHTS = ("*.safetensors",)  # no weights of other frameworks
 
 
-def local_directory(name: str | Path) -> Path:
+def local_directory(name: str | Path, field: str = "", made_by: str = "", *, weights: bool = True) -> Path:
     """The directory ``name``, or that of the hub's model of this name (``organisation/model``), fetched if need be.
 
     What exists here is never looked for there, and neither is a path whose first part is a directory here: a mistyped
     ``runs/x`` stays a mistake of this machine. With HF_HUB_OFFLINE=1 only what the cache holds is found.
+
+    Args:
+      field: the config field or flag that names it, and ``made_by`` what makes such a directory, for messages.
+      weights: False where config.json or the tokenizer is all that is read.
 
     Raises:
       UserError: there is no such directory, and the hub has no such model or cannot be reached.
@@ -22,12 +32,16 @@ def local_directory(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         return path
+    advice = f"; make it with {made_by}" if made_by else ""
     if not NAME.fullmatch(str(name)) or Path(path.parts[0]).is_dir():
-        raise UserError(f"{name}: no such directory")
+        raise UserError((f"{field}: {name} does not exist" if field else f"{name}: no such directory") + advice)
     from huggingface_hub import snapshot_download  # here, because it takes most of a second
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+        return Path(snapshot_download(str(name), allow_patterns=[*SMALL, *(WEIGHTS if weights else ())]))
     except Exception as error:  # its many kinds have no common ancestor, and each has a page of text
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name}: no such directory, nor a model that the hub gives ({reason})") from None
+        unreached = isinstance(error, LocalEntryNotFoundError)
+        reason = NOT_REACHED if unreached else " ".join(str(error).split())[:200]
+        missing = f"{name}: no such directory, nor a model that the hub gives ({reason})"
+        raise UserError((f"{field}: {missing}" if field else missing) + advice) from None
