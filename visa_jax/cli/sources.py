@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from visa_jax.cli.rewards import open_detector, reads_texts
 from visa_jax.cli.runs import open_run, reward_and_judge
 from visa_jax.config import UserError, from_config_dict, require
 from visa_jax.data.source import Source, make_testbed_source
@@ -37,7 +38,7 @@ class DataConfig:
     format: str = "table"  # table | valuebench | valueeval | truthfulqa
     value_path: str = ""  # a second file whose texts carry the value labels; "" = those of path
     value_format: str = "table"
-    value_run: str = ""  # a detector run that reads the values of texts without labels: SFT's targets
+    value_run: str = ""  # a detector that reads the values of texts without labels (SFT's targets): run or classifier
     fields: FieldConfig = FieldConfig()
     sizes: SizeConfig = SizeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -115,6 +116,8 @@ def _make_label_fn(value_run: str, source: Source) -> Callable[[list[str]], np.n
     """Texts -> values [n, 10] by the rewarding detector of a run, opened when it is first asked."""
 
     def label(texts: list[str]) -> np.ndarray:
+        if reads_texts(value_run):
+            return open_detector(value_run, "config.data.value_run")(texts)
         found = open_run(value_run, "config.data.value_run", "detector")
         role = from_config_dict(RoleConfig, found.config.role, f"{value_run}/config.json: role")
         detect = role_functions(source, role)["detector"]
