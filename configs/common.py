@@ -56,6 +56,12 @@ def fit(*, steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
     return ConfigDict({"steps": steps, "batch_size": batch_size, "optimizer": optimizer})
 
 
+def finetune(steps: int) -> ConfigDict:
+    """A head on a published encoder, trained with all that is below it: Devlin et al. 2019, appendix A.3."""
+    optimizer = {"name": "adamw", "learning_rate": 5e-5, "decay": "linear", "final_scale": 0.0, "warmup": 0.1}
+    return ConfigDict({"steps": steps, "batch_size": 32, "optimizer": optimizer})
+
+
 def preferences() -> tuple[tuple[float, float], ...]:
     """The 21 training preferences: the eleven tenths, and ten more so that every digit occurs in both places."""
     off_grid = (1, 12, 23, 34, 45, 56, 67, 78, 89, 99)

@@ -9,12 +9,13 @@ Rows need a question and an answer; value labels (`--config.data.fields.values=F
     MOC    base -> moc_sft, reward (objective=0, objective=1) -> moc        (moc by `visa-jax train`)
 
 All of them read the tokenizer that `base` trained. Hardware: 2 CPU cores, 10 to 30 minutes a chain. `scale=2` doubles
-the steps of a part, `tiny` only shows that every part runs. [ours: all numbers]
+the steps of a part, `tiny` only shows that every part runs. `reader=DIR` gives detector, analyzer and reward models a
+Hugging Face encoder or decoder to start from (docs/real_models.md). [ours: all numbers]
 """
 
 from ml_collections import ConfigDict
 
-from visa_jax_configs.common import MOC_BASELINES, data, fit, parse_arg, policy, preferences
+from visa_jax_configs.common import MOC_BASELINES, data, finetune, fit, parse_arg, policy, preferences
 
 # role, training rows, steps, batch, learning rate
 SUPERVISED = {
@@ -26,6 +27,7 @@ SUPERVISED = {
     "reward": ("reward_model", 8000, 150, 48, 1e-3),
 }
 RIDGE = 5.0  # of the detector, linear in its words: on a few thousand texts better than a small transformer (LOG.md)
+READERS, READER_STEPS = ("detector", "analyzer", "reward"), 400  # with `reader`
 TINY = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
 
 
@@ -36,7 +38,7 @@ def get_config(arg=None):
 
 def parse_options(arg, **defaults):
     """The argument string of this page and of those that stand on it."""
-    known = dict(part="visa", tiny=False, scale=1.0, seed=0, objective=0, rewards="first+second")
+    known = dict(part="visa", tiny=False, scale=1.0, seed=0, objective=0, rewards="first+second", reader="")
     options = parse_arg(arg, **(known | defaults), **dict.fromkeys(MOC_BASELINES, False))
     if options.part not in (*SUPERVISED, "visa", "moc"):
         raise ValueError(f"argument part={options.part}: expected one of {', '.join((*SUPERVISED, 'visa', 'moc'))}")
@@ -77,6 +79,9 @@ def supervised(options):
     role.fit = fit(steps=steps, batch_size=8 if options.tiny else batch, learning_rate=rate)
     if role.twins:
         role.fit.optimizer.name = "adamw"  # twins start from the base model, and Muon takes minutes to compile for two
+    if options.reader and options.part in READERS:
+        config.start, role.ridge = options.reader, 0.0
+        role.fit = finetune(3 if options.tiny else max(round(options.scale * READER_STEPS), 1))
     return config
 
 

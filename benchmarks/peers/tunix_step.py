@@ -15,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
-from workloads import (  # noqa: E402
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from workloads import (
     BETA,
     CLIP_NORM,
     LEARNING_RATE,

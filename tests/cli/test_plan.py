@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_said_and_ranked_last(monkeypatch):
     monkeypatch.setattr("visa_jax.cli.plan.compile_program", compile_fn)
     monkeypatch.setattr("visa_jax.cli.plan.programs", lambda blueprint, mesh: {"rollout": None, "update": None})
     monkeypatch.setattr("visa_jax.planning.roofline.seconds", lambda counts, chip: (current["pieces"], "compute"))
-    drawn = lambda config, platform: current.update(pieces=config.loop.micro_batches) or draw(config, platform)  # noqa: E731
+    drawn = lambda config, platform: current.update(pieces=config.loop.micro_batches) or draw(config, platform)
     monkeypatch.setattr("visa_jax.cli.plan.draw", drawn)
     found = sweep(make_config(), open_topology("cpu:4"), said.append)
     assert [told["micro_batches"] for told in found if told["fits"]] == [2, 2, 2, 4, 4, 8]

@@ -86,7 +86,7 @@ def test_rloo_is_reward_minus_mean_of_the_others():
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
 def test_gradient_is_finite_with_missing_and_equal_rewards(aggregation):
     reward = jnp.array([[1.0, NAN], [1.0, NAN], [2.0, 1.0], [NAN, NAN]])
-    loss = lambda r, w: jnp.sum(group_advantages(r, 2, reward_weights=w, aggregation=aggregation) ** 2)  # noqa: E731
+    loss = lambda r, w: jnp.sum(group_advantages(r, 2, reward_weights=w, aggregation=aggregation) ** 2)
     for gradient in jax.grad(loss, argnums=(0, 1))(reward, jnp.ones(2)):
         assert np.isfinite(gradient).all()
 

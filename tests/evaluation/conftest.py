@@ -70,7 +70,7 @@ def value_points(rng: np.random.Generator, noise: float) -> list[dict]:
 
 def synthetic_summary(seed: int) -> dict:
     rng = np.random.default_rng(seed)
-    shake = lambda x: float(x + rng.normal(0, 0.012)) if 0 < x < 1 else float(x)  # noqa: E731
+    shake = lambda x: float(x + rng.normal(0, 0.012)) if 0 < x < 1 else float(x)
     visa_rows = {}
     for name, numbers in VISA.items():
         row = {metric: shake(x) for metric, x in zip(METRICS, numbers, strict=True)}

@@ -17,7 +17,7 @@ def test_dpo_by_hand():
 
 def test_dpo_starts_at_log_two_and_its_gradient_prefers_the_chosen():
     logp = jnp.array([-3.0])
-    loss = lambda chosen, rejected: dpo(chosen, rejected, logp, logp, beta=0.4).mean()  # noqa: E731
+    loss = lambda chosen, rejected: dpo(chosen, rejected, logp, logp, beta=0.4).mean()
     np.testing.assert_allclose(loss(logp, logp), np.log(2), rtol=1e-6)
     gradient = jax.grad(loss, argnums=(0, 1))(logp, logp)
     np.testing.assert_allclose(gradient, [[-0.2], [0.2]], rtol=1e-6)

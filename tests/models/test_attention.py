@@ -28,7 +28,7 @@ L, T, HEADS, KV, SIZE = 130, 140, 4, 2, 16  # two prompts of L, a group of two e
 def rows():
     """Two prompts, padded right and left, and four completions, padded right, one of them of padding alone."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
-    draw = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
+    draw = lambda *shape: jax.random.normal(next(keys), shape)
     here = jnp.arange(L)[None]
     return types.SimpleNamespace(
         own=(draw(4, T, HEADS, SIZE), draw(4, T, KV, SIZE), draw(4, T, KV, SIZE)),
@@ -136,7 +136,7 @@ def test_the_mask_of_a_group_by_hand():
 )
 def test_a_decoder_through_splash_is_one_through_xla(tiny, build, tokens, choices, monkeypatch):
     """forward of windows and segments, extend and prefill of a plain decoder; hidden states of valid tokens."""
-    interpreted = lambda *args, **kwargs: splash(*args, **kwargs, interpret=True)  # noqa: E731
+    interpreted = lambda *args, **kwargs: splash(*args, **kwargs, interpret=True)
     monkeypatch.setattr("visa_jax.models.splash.splash", interpreted)
     ids, completion = tokens(1, 2, 12).at[:, 4].set(3), tokens(2, 4, 10)
     mask, completion_mask = jnp.arange(12)[None] < jnp.asarray([[12], [7]]), jnp.ones((4, 10), bool)

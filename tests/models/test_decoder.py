@@ -66,7 +66,7 @@ def test_a_window_ends_where_it_says(tiny, build, scan_layers):
 
     def seen(**changes):
         lm, params = build(tiny(scan_layers=scan_layers, **changes))
-        read = lambda table: jnp.sum(lm.forward({**params, "embedding": table}, ids, ones(ids))[0, 6] ** 3)  # noqa: E731
+        read = lambda table: jnp.sum(lm.forward({**params, "embedding": table}, ids, ones(ids))[0, 6] ** 3)
         return (np.abs(jax.jit(jax.grad(read))(params["embedding"])[ids[0]]).sum(-1) > 1e-7).tolist()
 
     assert seen(layers=1, window=3) == [False] * 4 + [True] * 3

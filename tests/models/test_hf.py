@@ -201,9 +201,16 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(stories, tmp_path, no_
 def test_files_of_the_bare_model_with_old_buffers_are_read(tiny, build, tmp_path):
     """GPT-2's published file: no prefix, and masks kept as tensors; heads for other tasks beside a model's tensors."""
     config = tiny(
-        positions="learned", norm="layer", gated=False, activation="gelu_tanh", bias=True, out_bias=True,
-        mlp_bias=True, kv_heads=4, head_dim=4,
-    )  # fmt: skip
+        positions="learned",
+        norm="layer",
+        gated=False,
+        activation="gelu_tanh",
+        bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        kv_heads=4,
+        head_dim=4,
+    )
     _, params = build(config)
     save_pretrained(tmp_path, params, config)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gpt2"
@@ -275,9 +282,7 @@ print(int(kib("VmHWM") - before - size))
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's account of memory")
 def test_a_tensor_at_a_time_is_in_host_memory(tmp_path, root):
     """Beside the parameters themselves (on CPU host memory, too): 1.2 tensors and a stack of layers being joined."""
-    config = DecoderConfig(
-        vocab_size=48_000, width=512, layers=12, heads=8, kv_heads=8, head_dim=64, mlp_width=2048
-    )  # fmt: skip
+    config = DecoderConfig(vocab_size=48_000, width=512, layers=12, heads=8, kv_heads=8, head_dim=64, mlp_width=2048)
     shapes = jax.eval_shape(make_decoder(config)[1], jax.random.key(0))
     # arrays that take no memory here
     save_pretrained(tmp_path, jax.tree.map(lambda x: np.broadcast_to(np.float32(1), x.shape), shapes), config)

@@ -84,7 +84,7 @@ def test_chunks_change_neither_logps_nor_gradients(decoder, prompt_batch):
 
     @functools.partial(jax.jit, static_argnames="chunk")
     def gradient(params, chunk):
-        loss = lambda params: jnp.sum(completion_logps(lm, params, rollout, chunk=chunk)[0] ** 2)  # noqa: E731
+        loss = lambda params: jnp.sum(completion_logps(lm, params, rollout, chunk=chunk)[0] ** 2)
         return jax.grad(loss)(params)
 
     whole = gradient(params, 1000)

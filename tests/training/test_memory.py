@@ -61,7 +61,7 @@ def test_generation_from_a_quantised_base_never_holds_it_dense(kind):
     )
     plain = jax.eval_shape(init_fn, jax.random.key(0))
     frozen = jax.eval_shape(lambda params: quantize_params(params, kind), plain)
-    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     limits = dict(group_size=1, max_new_tokens=4, end_id=2, pad_id=0)
     program = jax.jit(lambda params, prompts, key: generate(lm, params, prompts, key, **limits))
     found = program.lower(frozen, prompts, jax.eval_shape(lambda: jax.random.key(0))).compile().memory_analysis()

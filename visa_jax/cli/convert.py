@@ -5,7 +5,8 @@ visa-jax convert --model=DIR --out=runs/qwen && visa-jax convert --model=runs/qw
 visa-jax convert --model=runs/visa --out=adapter --adapters     # of a run that trained adapters: a directory of PEFT
 
 Which way follows from what --model is. Of runs those that write text can go out (base, visa_sft, moc_sft, visa, moc)
-where a family of decoders is like them; transformers and `visa-jax generate` open what is written. Adapters are merged
+where a family of decoders is like them; transformers and `visa-jax generate` open what is written. So can detectors,
+analyzers and reward models that started from a published model: as ...ForSequenceClassification. Adapters are merged
 into the base as it was computed with, a quantised one into what its levels stand for. A Hugging Face
 directory becomes a run of 'pretrained': params/ as all runs have it, tokenizer/, and in huggingface/ its config.json
 and generation_config.json as they were. On the way back its weights are bitwise what they were.
@@ -19,15 +20,26 @@ from absl import flags
 from visa_jax.cli.decoders import base_of, open_written, read_written
 from visa_jax.cli.generate import WRITERS
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import PRETRAINED, Run, open_pretrained_run, open_run, run_kind, save_pretrained_run
+from visa_jax.cli.runs import (
+    HUGGINGFACE,
+    PRETRAINED,
+    Run,
+    open_pretrained_run,
+    open_run,
+    reward_and_judge,
+    run_kind,
+    save_pretrained_run,
+)
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.config import UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.models import load_pretrained, save_pretrained
+from visa_jax.models.classifiers import save_classifier
 from visa_jax.models.hf import read_family, special_ids
 from visa_jax.models.hub import local_directory
 from visa_jax.models.peft import save_adapters
 from visa_jax.models.weights import open_weights
+from visa_jax.training.reading import READING
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -57,9 +69,11 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         ids = dict(end_ids=model.end_ids, pad_id=model.pad_id)
         save_pretrained(out, model.params, model.config, tokenizer, **choices, **ids)
     else:
-        found = open_run(directory, "--model", (*WRITERS, PRETRAINED), made_by="visa-jax train or supervise")
+        readers = tuple(READING) if (directory / HUGGINGFACE).is_dir() else ()  # the small ones are of no family
+        found = open_run(directory, "--model", (*WRITERS, PRETRAINED, *readers), made_by="visa-jax train or supervise")
+        export = _export_adapters if values.adapters else _export_reader if _reads(found) else _export
         try:
-            (_export_adapters if values.adapters else _export)(found, out, values.dtype or "float32")
+            export(found, out, values.dtype or "float32")
         except UserError as error:
             raise UserError(f"--model: {directory}: {error}") from None
     print(out)
@@ -83,8 +97,19 @@ def _export(found: Run, out: Path, dtype: str) -> None:
     save_pretrained(out, opened.params, opened.config, source.tokenizer, **choices)
 
 
+def _export_reader(found: Run, out: Path, dtype: str) -> None:
+    """A detector, analyzer or reward model as a classifier; of twins the one that rewards."""
+    save_classifier(out, found.workdir / HUGGINGFACE, reward_and_judge(found)[0], found.tokenizer, dtype=dtype)
+
+
+def _reads(found: Run) -> bool:
+    return run_kind(found.config) in READING
+
+
 def _export_adapters(found: Run, out: Path, dtype: str) -> None:
     """The adapters of a run as a directory of PEFT, float32 as they were trained."""
+    if _reads(found):
+        raise UserError("--adapters: it was trained as a whole")
     config, policy, _ = read_written(found, _source(found))
     if not policy.lora:
         raise UserError("--adapters: it was trained as a whole (config.policy.lora_rank = 0)")

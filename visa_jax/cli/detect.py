@@ -3,7 +3,7 @@
 visa-jax detect --workdir=runs/quickstart/detector --text="green walls . always choose mastery ." [--json]
 
 The workdir holds a detector, or a VISA run, whose detector is taken; either may be a Hugging Face classifier whose
-classes are the ten values (docs/visa.md).
+classes are the ten values (docs/visa.md), or be trained from one (docs/real_models.md).
 """
 
 import json
@@ -14,7 +14,7 @@ from absl import flags
 
 from visa_jax.cli.flags import define_workdir
 from visa_jax.cli.main import run
-from visa_jax.cli.rewards import is_huggingface, open_detector
+from visa_jax.cli.rewards import is_huggingface, open_detector, reads_texts
 from visa_jax.cli.runs import Run, open_run, reward_and_judge, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
@@ -40,7 +40,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         if run_kind(found.config) == "visa":
             field = f"{directory}/config.json: runs.detector"
             directory = local_directory(found.config.runs.detector, field, made_by)
-    if is_huggingface(directory):
+    if reads_texts(directory):
         vector, unknown = open_detector(directory, field)([text])[0], []
     else:
         vector, unknown = read_by_run(open_run(directory, field, "detector"), text)

@@ -1,8 +1,9 @@
 """What rewards and what judges: the reading parts that a config names, each a run of ours or a Hugging Face directory.
 
 A part that reads texts is here one of two things: the parameters of a run of ``supervise`` (read by the program of its
-role, in training from the policy's ids), or, of a Hugging Face directory and of every judge that a config names, a
-function of texts. ``Readers`` take either (``reading``); as rewards the one is a ``Reward``, the other ``TextReward``.
+role, in training from the policy's ids), or a function of texts: of a Hugging Face directory, of a run that gave one a
+head of its own, and of every judge that a config names. ``Readers`` take either (``reading``); as rewards the one is a
+``Reward``, the other ``TextReward``.
 """
 
 import dataclasses
@@ -14,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visa_jax.cli.runs import Run, open_run, reward_and_judge
+from visa_jax.cli.runs import HUGGINGFACE, Run, open_run, reward_and_judge
 from visa_jax.config import UserError, from_config_dict, load_config, require
 from visa_jax.data.source import Source
 from visa_jax.data.sources.sentences import split_sentences
 from visa_jax.data.tokenizer import decode_batch
 from visa_jax.evaluation.run import Readers, make_readers
 from visa_jax.evaluation.texts import make_text_fn, make_window_fn
-from visa_jax.models.classifiers import Classifier, load_classifier
+from visa_jax.models.classifiers import Classifier, load_classifier, open_classifier
 from visa_jax.models.hub import local_directory
 from visa_jax.models.readers import hold
 from visa_jax.rewards import classes, nli, similarity
@@ -156,32 +157,48 @@ def is_huggingface(directory: Path) -> bool:
     return (directory / "config.json").is_file() and "model_type" in load_config(directory)
 
 
-def open_detector(directory: Path, field: str) -> Callable:
-    """``values(texts) -> value [n, 10]`` of a Hugging Face classifier (``rewards/classes.py:make_value_reading``)."""
+def reads_texts(directory: Path) -> bool:
+    """Whether what reads there takes texts: a Hugging Face directory, or a run that gave one a head of its own."""
+    return is_huggingface(directory) or (directory / HUGGINGFACE / "config.json").is_file()
+
+
+# Each of the next three opens a Hugging Face classifier, or a run of its role on a published model; ``twin`` says which
+# of a run's two models.
+
+
+def open_detector(directory: Path, field: str, twin: int = 0) -> Callable:
+    """``values(texts) -> value [n, 10]`` of a classifier (``rewards/classes.py:make_value_reading``)."""
     with _named(field, directory):
-        model, tokenizer = _load(directory, need_classes=True)
+        model, tokenizer = _load(directory, field, "detector", twin)
         values = classes.make_value_reading(model.labels, model.problem)
     logits = make_text_fn(model.classify, model.params, tokenizer, max_length=model.max_length)
     return lambda texts: values(logits(texts))
 
 
-def open_analyzer(directory: Path, field: str, *, consistency: str) -> Callable:
-    """``(F, B) = entailment(sources, texts)`` of a Hugging Face NLI classifier, or of text embeddings."""
-    if consistency == "embedding":
+def open_analyzer(directory: Path, field: str, twin: int = 0, *, consistency: str) -> Callable:
+    """``(F, B) = entailment(sources, texts)`` of an NLI classifier, or of text embeddings."""
+    if consistency == "embedding" and is_huggingface(directory):
         pair_fn = similarity.make_pair_similarity(open_embedder(directory, field), split_sentences)
     else:
-        with _named(field, directory):
-            model, tokenizer = _load(directory, need_classes=True)
-            column = nli.entailment_column(model.labels)
-        judge = make_window_fn(model.classify, model.params, tokenizer, max_length=model.max_length)
-        pair_fn = nli.make_pair_entailment(judge, column)
+        pair_fn = open_pair_entailment(directory, field, twin)
     return nli.make_sentence_entailment(pair_fn, split_sentences)
 
 
-def open_reward(directory: Path, field: str, *, inputs: str, label: str, score: str) -> Callable:
-    """``reward(questions, answers) -> [n]`` of a Hugging Face classifier; ``inputs`` says whether it reads both."""
+def open_pair_entailment(directory: Path, field: str, twin: int = 0) -> Callable:
+    """``p(premises, sentences) -> [n]`` of an NLI classifier: the probability of entailment."""
     with _named(field, directory):
-        model, tokenizer = _load(directory, need_classes=True)
+        model, tokenizer = _load(directory, field, "analyzer", twin)
+        column = nli.entailment_column(model.labels)
+    judge = make_window_fn(model.classify, model.params, tokenizer, max_length=model.max_length)
+    return nli.make_pair_entailment(judge, column)
+
+
+def open_reward(
+    directory: str, field: str, twin: int = 0, *, inputs: str = "pair", label: str = "", score: str = "logit"
+) -> Callable:
+    """``reward(questions, answers) -> [n]`` of a classifier; ``inputs`` says whether it reads both."""
+    with _named(field, directory):
+        model, tokenizer = _load(directory, field, "reward_model", twin)
         column = classes.reward_column(model.labels, label)
     logits = make_text_fn(model.classify, model.params, tokenizer, max_length=model.max_length)
 
@@ -196,17 +213,21 @@ def open_embedder(directory: str | Path, field: str) -> Callable:
     """``embed(texts) -> [n, D]`` of length 1, of a Hugging Face encoder."""
     require(bool(directory), field, "is empty; name the directory of an encoder, or a model of the hub")
     with _named(field, directory):
-        model, tokenizer = _load(directory, need_classes=False)
+        model, tokenizer = load_classifier(directory)
         if model.embed is None:
             raise UserError("a decoder has no text embeddings")
     return make_text_fn(model.embed, model.params, tokenizer, max_length=model.max_length)
 
 
-def _load(directory: str | Path, *, need_classes: bool) -> tuple[Classifier, Any]:
-    model, tokenizer = load_classifier(directory)
-    if need_classes and model.classify is None:
-        raise UserError("it has no classes (architecture ...ForSequenceClassification)")
-    return model, tokenizer
+def _load(directory: Path, field: str, role: str, twin: int) -> tuple[Classifier, Any]:
+    """A classifier with its tokenizer."""
+    if is_huggingface(directory):
+        model, tokenizer = load_classifier(directory)
+        if model.classify is None:
+            raise UserError("it has no classes (architecture ...ForSequenceClassification)")
+        return model, tokenizer
+    found = open_run(directory, field, role)
+    return open_classifier(found.workdir / HUGGINGFACE, reward_and_judge(found)[twin], found.tokenizer), found.tokenizer
 
 
 def _open_pair(
@@ -228,9 +249,11 @@ def _open_pair(
     field, judge_field = f"config.runs.{name}{end}", f"config.runs.judge_{name}{end}"
     fn, note = None, None
     where = local_directory(directory, field, MADE_BY)
-    if is_huggingface(where):
+    if reads_texts(where):
         rewarder = twin = open_fn(where, field)
-        independent = False
+        independent = not is_huggingface(where) and bool(load_config(where).role.twins)
+        if independent:
+            twin = open_fn(where, field, 1)
     else:
         run = open_run(where, field, role, made_by=MADE_BY)
         fn, independent = _role_fn(source, run, role), bool(run.config.role.twins)
@@ -247,7 +270,7 @@ def _open_pair(
 def _open_judge(source: Source, role: str, directory: str, field: str, open_fn: Callable) -> Callable:
     """A judge as a function of texts. Of a run with twins the first is taken."""
     where = local_directory(directory, field, MADE_BY)
-    if is_huggingface(where):
+    if reads_texts(where):
         return open_fn(where, field)
     run = open_run(where, field, role, made_by=MADE_BY)
     fns = [_role_fn(source, run, role) if role == each else None for each in _READERS]

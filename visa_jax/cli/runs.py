@@ -3,7 +3,8 @@
 workdir/config.json   the whole config, which tells its kind by role.role (supervise) or method (train)
 workdir/tokenizer/    a transformers fast tokenizer
 workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
-workdir/huggingface/  of a run that stands on a Hugging Face model: that model's config.json and generation_config.json
+workdir/huggingface/  of a run that stands on a Hugging Face model: its config.json (with the head that was trained,
+                      where one was) and generation_config.json
 """
 
 import functools
@@ -16,11 +17,11 @@ from ml_collections import ConfigDict
 
 from visa_jax.checkpoint import load_params, save_params
 from visa_jax.config import UserError, load_config, save_config
-from visa_jax.data.source import Source
 from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from visa_jax.models import Pretrained, make_decoder
 from visa_jax.models.hf import load_tokenizer as load_any_tokenizer
 from visa_jax.models.hf import read_decoder_config, read_family, special_ids
+from visa_jax.models.weights import write_json
 from visa_jax.parallel import multihost
 from visa_jax.training.supervised import twin
 from visa_jax.types import Params
@@ -39,18 +40,21 @@ class Run(NamedTuple):
 
 
 def save_run(
-    workdir: str | Path, config: Any, source: Source, params: Params, step: int, huggingface: Path | None = None
+    workdir: str | Path, config: Any, tokenizer: Any, params: Params, step: int, huggingface: Path | dict | None = None
 ) -> None:
     """Write everything that ``open_run`` needs; the parameters last, so that a run without them is unfinished.
 
-    ``huggingface``: the directory whose config.json says what decoder it is, where no role's trunk does.
+    ``huggingface``: where no role's trunk says what model it is, a directory whose config.json does, or its contents.
     """
     workdir = Path(workdir)
     if multihost.is_primary():
         save_config(workdir, config)
-        if huggingface is not None:
+        if isinstance(huggingface, Path):
             _keep_family(huggingface, workdir)
-        save_tokenizer(source.tokenizer, workdir / "tokenizer")
+        elif huggingface is not None:
+            (workdir / HUGGINGFACE).mkdir(parents=True, exist_ok=True)
+            write_json(workdir / HUGGINGFACE / "config.json", huggingface)
+        save_tokenizer(tokenizer, workdir / "tokenizer")
     save_params(workdir, params, step=step)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from visa_jax.cli.rewards import MADE_BY, open_detector, reads_texts
 from visa_jax.cli.runs import open_run, reward_and_judge
 from visa_jax.config import UserError, from_config_dict, require
 from visa_jax.data.source import Source, make_testbed_source
@@ -38,7 +39,7 @@ class DataConfig:
     format: str = "table"  # table | valuebench | valueeval | truthfulqa
     value_path: str = ""  # a second file whose texts carry the value labels; "" = those of path
     value_format: str = "table"
-    value_run: str = ""  # a detector run that reads the values of texts without labels: SFT's targets
+    value_run: str = ""  # a detector that reads the values of texts without labels (SFT's targets): run or classifier
     fields: FieldConfig = FieldConfig()
     sizes: SizeConfig = SizeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -119,8 +120,12 @@ def _make_label_fn(value_run: str, source: Source) -> Callable[[list[str]], np.n
     """Texts -> values [n, 10] by the rewarding detector of a run, opened when it is first asked."""
 
     def label(texts: list[str]) -> np.ndarray:
-        found = open_run(value_run, "config.data.value_run", "detector")
-        role = from_config_dict(RoleConfig, found.config.role, f"{value_run}/config.json: role")
+        field = "config.data.value_run"
+        where = local_directory(value_run, field, MADE_BY)
+        if reads_texts(where):
+            return open_detector(where, field)(texts)
+        found = open_run(where, field, "detector")
+        role = from_config_dict(RoleConfig, found.config.role, f"{where}/config.json: role")
         detect = role_functions(source, role)["detector"]
         return make_readers(source, detect, None, None).values(reward_and_judge(found)[0], texts)
 

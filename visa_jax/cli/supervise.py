@@ -2,7 +2,10 @@
 
 visa-jax supervise --config=configs/detector.py:tiny --workdir=runs/detector
 
-A language model (base, visa_sft, moc_sft) may start from a Hugging Face model, too, and be trained by adapters.
+A language model (base, visa_sft, moc_sft) may start from a Hugging Face model, too, and be trained by adapters. A
+detector, analyzer or reward model may start from a Hugging Face encoder or decoder, which gets a head for it:
+
+visa-jax supervise --config=configs/detector.py:model=DIR --config.data.path=FILE.jsonl --workdir=runs/detector
 """
 
 import dataclasses
@@ -15,18 +18,22 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from visa_jax.cli.decoders import MADE_BY, Policy, is_pretrained, make_policy, open_decoder
+from visa_jax.cli.decoders import MADE_BY, Policy, make_policy, open_decoder
 from visa_jax.cli.flags import define_config, define_workdir
 from visa_jax.cli.main import run
+from visa_jax.cli.rewards import is_huggingface, open_detector, open_pair_entailment, open_reward
 from visa_jax.cli.runs import open_run, save_run
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.config import UserError, from_config_dict, require, to_config_dict
 from visa_jax.data.source import Source
-from visa_jax.evaluation.parts import measure_part
+from visa_jax.evaluation.parts import measure_part, measure_reader
+from visa_jax.models.classifiers import Headed, start_classifier
+from visa_jax.models.hub import local_directory
 from visa_jax.models.lora import attach
 from visa_jax.training.metrics import MetricsWriter
 from visa_jax.training.policy import PolicyConfig
 from visa_jax.training.progress import Progress, graceful_stop
+from visa_jax.training.reading import READING, draw_start, make_reading_task, reading_rows
 from visa_jax.training.roles import (
     LANGUAGE_MODELS,
     ROLES,
@@ -36,7 +43,7 @@ from visa_jax.training.roles import (
     role_functions,
     solve_detector,
 )
-from visa_jax.training.supervised import Stopper, fit, twin
+from visa_jax.training.supervised import Stopper, Task, fit, twin
 from visa_jax.types import Params
 
 
@@ -44,7 +51,8 @@ from visa_jax.types import Params
 class SuperviseConfig:
     """One supervised run; ``start`` names the run whose parameters or trunk it starts from ("" = from nothing).
 
-    A language model may start from a Hugging Face model: then that says what it is, and ``role.trunk`` nothing.
+    A language model, detector, analyzer or reward model may start from a Hugging Face model: then that says what it is,
+    and ``role.trunk`` nothing.
     """
 
     role: RoleConfig
@@ -80,10 +88,14 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     return 0
 
 
-def open_start(config: SuperviseConfig, source: Source) -> Policy | Params | None:
-    """What ``config.start`` names: of a language model its ``Policy``, of a reading role the trunk's parameters.
+Start = Policy | Headed | Params | None
 
-    Raises UserError as ``open_decoder`` does.
+
+def open_start(config: SuperviseConfig, source: Source) -> Start:
+    """What ``config.start`` names: of a language model its ``Policy``; of a reading role the trunk's parameters, or,
+    of a Hugging Face model, that with a new head.
+
+    Raises UserError as ``open_decoder`` and ``start_classifier`` do.
     """
     if not config.start:
         return None
@@ -93,14 +105,19 @@ def open_start(config: SuperviseConfig, source: Source) -> Policy | Params | Non
         window = longest.get(role, lengths.visa_prompt + lengths.text)
         opened = open_decoder(config.start, "config.start", LANGUAGE_MODELS, source, config.policy, window=window)
         return make_policy(opened, config.policy, jax.random.key(config.role.seed))
-    if Path(config.start).is_dir() and is_pretrained(Path(config.start)):
-        raise UserError(f"config.start: {config.start} is a Hugging Face model, a {role} starts from a run of ours")
-    return open_run(config.start, "config.start", made_by=MADE_BY).params
+    where = local_directory(config.start, "config.start", MADE_BY)
+    if is_huggingface(where):
+        if role not in READING:
+            raise UserError(f"config.start: {config.start} is a Hugging Face model, a {role} starts from a run of ours")
+        require(not config.role.ridge, "config.role.ridge", "is for detectors without a start")
+        try:
+            return start_classifier(where, READING[role].labels, READING[role].problem)
+        except UserError as error:
+            raise UserError(f"config.start: {error}") from None
+    return open_run(where, "config.start", made_by=MADE_BY).params
 
 
-def supervise(
-    config: SuperviseConfig, workdir: str | Path, source: Source, start: Policy | Params | None = None
-) -> Params:
+def supervise(config: SuperviseConfig, workdir: str | Path, source: Source, start: Start = None) -> Params:
     """Train one part, measure it on held-out rows, and keep it in ``workdir``.
 
     Args:
@@ -116,24 +133,31 @@ def supervise(
         summary = {"steps": 1, "seconds": time.perf_counter() - started, "held_out": []}
     else:
         params, summary = _fit(config, workdir, source, start)
-    huggingface = start.huggingface if isinstance(start, Policy) else None
-    save_run(workdir, to_config_dict(config), source, params, summary["steps"], huggingface)
+    tokenizer, huggingface = source.tokenizer, None
+    if isinstance(start, Policy):
+        huggingface = start.huggingface
+    elif isinstance(start, Headed):
+        tokenizer, huggingface = start.tokenizer, start.contents
+    save_run(workdir, to_config_dict(config), tokenizer, params, summary["steps"], huggingface)
     quality = {"steps": summary["steps"], "seconds": round(summary["seconds"], 1)}
     if summary["held_out"]:
         quality["held_out_loss"] = summary["held_out"]
-    quality |= _measure(config.role, source, params)
+    quality |= _measure(config.role, source, params, workdir if isinstance(start, Headed) else None)
     (workdir / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
     return params
 
 
-def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Policy | Params | None) -> tuple[Params, dict]:
+def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Start) -> tuple[Params, dict]:
     if isinstance(start, Policy):
         task, params, lora = make_task(config.role, source, decoder=start.config), start.trained, config.policy.lora
         if lora:
             task = task._replace(frozen=start.frozen, join=lambda low, frozen: attach(frozen, low, lora))
+    elif isinstance(start, Headed):
+        task = make_reading_task(config.role, source, start)
+        params = draw_start(config.role, start, jax.random.key(config.role.seed))
     else:
         task, params = make_task(config.role, source, start), None
-    stopper = _stopper(config, source, task)
+    stopper = _stopper(config, source, task, start)
     steps = config.role.fit.steps
     with MetricsWriter(workdir, tensorboard=False) as writer, Progress(config.role.role, steps) as progress:
         with graceful_stop() as stop:
@@ -149,20 +173,32 @@ def _fit(config: SuperviseConfig, workdir: Path, source: Source, start: Policy |
             return fit(task, config.role.fit, key, params=params, stopper=stopper, on_step=on_step)
 
 
-def _measure(role: RoleConfig, source: Source, params: Params) -> dict:
-    """Quality of the model; of twins: of the reward model, with the held-out judge under ``judge``."""
-    functions = role_functions(source, role)
-    each = [twin(params, i) for i in range(role.twins)] or [params]
-    reports = [measure_part(role.role, functions, source, one, role.objective) for one in each]
+def _measure(role: RoleConfig, source: Source, params: Params, published: Path | None) -> dict:
+    """Quality of the model; of twins: of the reward model, with the held-out judge under ``judge``.
+
+    ``published``: the run of a published model, which is read as rewards will read it.
+    """
+    if published is not None:
+        open_fn = {"detector": open_detector, "analyzer": open_pair_entailment, "reward_model": open_reward}[role.role]
+        read = [open_fn(str(published), "--workdir", i) for i in range(role.twins or 1)]
+        reports = [measure_reader(role.role, read_fn, source, role.objective) for read_fn in read]
+    else:
+        functions = role_functions(source, role)
+        each = [twin(params, i) for i in range(role.twins)] or [params]
+        reports = [measure_part(role.role, functions, source, one, role.objective) for one in each]
     return reports[0] | ({"judge": reports[1]} if role.twins else {})
 
 
-def _stopper(config: SuperviseConfig, source: Source, task) -> Stopper | None:
+def _stopper(config: SuperviseConfig, source: Source, task: Task, start: Start) -> Stopper | None:
     if not config.patience:
         return None
     held_out = dataclasses.replace(config.role, rows=4 * config.role.fit.batch_size)
     # other rows in the wording of training: held-out wording would stop a run for being less likely, not for overfit
-    rows = ROLES[config.role.role].rows(source, held_out, config.role.seed + 500, "train")
+    seed = config.role.seed + 500
+    if isinstance(start, Headed):
+        (rows,) = reading_rows(held_out, source, start, [seed], "train")
+    else:
+        rows = ROLES[config.role.role].rows(source, held_out, seed, "train")
     loss = held_out_loss(task, rows, config.role.fit.batch_size)
     return Stopper(held_out=loss, every=config.evaluate_every, patience=config.patience)
 

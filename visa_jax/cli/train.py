@@ -147,7 +147,7 @@ def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Para
         profile_steps=config.profile.steps,
     )
     learned, step = state.params["decoder"], int(state.step)
-    save_run(workdir, to_config_dict(config), parts.source, learned, step, parts.policy.huggingface)
+    save_run(workdir, to_config_dict(config), parts.source.tokenizer, learned, step, parts.policy.huggingface)
     if not is_visa and multihost.is_primary():
         save_normalizer(workdir, method_state.normalizer)
     return learned

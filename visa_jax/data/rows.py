@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from visa_jax.data.symbols import BOS, EOS
-from visa_jax.data.testbed.entailment import EntailmentPair
+from visa_jax.data.testbed.entailment import NO_CLAIM, EntailmentPair
 from visa_jax.data.tokenizer import encode_batch, pad_id
 from visa_jax.types import PromptBatch
 
@@ -63,6 +63,23 @@ def entailment_rows(tokenizer, pairs: Sequence[EntailmentPair], length: int) -> 
         rows["label"][row, np.flatnonzero(rows["stop"][row])] = pair.labels
     rows["pair_label"] = np.array([p.label for p in pairs], np.int32)
     return rows
+
+
+def claim_pairs(pairs: Sequence[EntailmentPair]) -> tuple[list[str], list[str], np.ndarray]:
+    """(premises, sentences, float [n]: 1 = entailed) of every claim in pairs; sentences without a claim are left out.
+
+    Pairs in which a sentence has not exactly one full stop are left out too: labels are counted by full stops there.
+    """
+    premises, sentences, labels = [], [], []
+    for pair in pairs:
+        if len(pair.labels) != len(pair.sentences) or any(one.count(".") != 1 for one in pair.sentences):
+            continue
+        for sentence, label in zip(pair.sentences, pair.labels, strict=True):
+            if label != NO_CLAIM:
+                premises.append(pair.premise)
+                sentences.append(sentence)
+                labels.append(label)
+    return premises, sentences, np.array(labels, np.float32)
 
 
 def prompt_batch(

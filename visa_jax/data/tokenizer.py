@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -129,6 +130,25 @@ def encode_batch(
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = True
     return ids, mask
+
+
+def pad_encoded(encoded: Any, widths: Sequence[int], filler: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a published tokenizer gives for n rows (special tokens and kinds too) as arrays.
+
+    token int32, mask bool, type int32, each [n, W], W the least of ``widths`` that holds every row.
+
+    A row without any token (an empty text, and a tokenizer that adds nothing) is read as one ``filler``.
+    """
+    rows = [ids or [filler] for ids in encoded["input_ids"]]
+    longest = max(map(len, rows))
+    width = min(width for width in widths if width >= longest)
+    token_NT = np.full((len(rows), width), filler, np.int32)
+    mask_NT, type_NT = np.zeros(token_NT.shape, bool), np.zeros(token_NT.shape, np.int32)
+    for row, ids in enumerate(rows):
+        token_NT[row, : len(ids)], mask_NT[row, : len(ids)] = ids, True
+    for row, kinds in enumerate(encoded.get("token_type_ids") or ()):
+        type_NT[row, : len(kinds)] = kinds
+    return token_NT, mask_NT, type_NT
 
 
 def decode_batch(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, mask: np.ndarray | None = None) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from visa_jax.data.rows import entailment_rows, text_rows
+from visa_jax.data.rows import claim_pairs, entailment_rows, text_rows
 from visa_jax.data.source import Source
 from visa_jax.evaluation.quality import analyzer_report, detector_report, reward_report, translator_report
 from visa_jax.evaluation.run import by_rows
@@ -25,6 +25,23 @@ def measure_part(role: str, models: dict[str, Callable], source: Source, params:
     if role == "reward_model":
         return _reward(models[role], source, params, objective)
     return measure(models[role], source, params) if measure else {}
+
+
+def measure_reader(role: str, read_fn: Callable, source: Source, objective: int = 0) -> dict:
+    """Quality of a published model with a head of ``role``, as it reads texts.
+
+    Args:
+      read_fn: detector: texts -> values [n, 10]; analyzer: premises, sentences -> probability of entailment [n];
+        reward_model: questions, answers -> rewards [n].
+    """
+    if role == "detector":
+        return detector_report(read_fn, source, ROWS)
+    if role == "analyzer":
+        premises, sentences, label = claim_pairs(source.pairs(ROWS, 77, "test"))
+        return {"sentence_accuracy": float(((read_fn(premises, sentences) > 0.5) == label).mean())}
+    drawn = source.scored(ROWS, 77, "test")
+    predicted = read_fn([d.question for d in drawn], [d.text for d in drawn])
+    return reward_report(predicted, np.array([d.scores[objective] for d in drawn]))
 
 
 def _read(detect_fn: Callable, source: Source, params: Params, length: int) -> Callable:

@@ -53,7 +53,7 @@ def make_sampler(
     def draw(params, prompts, noise_B, key, temperature):
         if mesh is not None:  # whole along fsdp before the first token, as in training (training/meshed.py)
             params = constrain_params(params, axes_fn(params))
-            cut = lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1))  # noqa: E731
+            cut = lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1))
             prompts, noise_B = jax.tree.map(cut, (prompts, noise_B))
         return generate(
             lm,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from visa_jax.data.tokenizer import pad_id
+from visa_jax.data.tokenizer import pad_encoded, pad_id
 from visa_jax.evaluation.run import (
     PROMPT_FIELDS,
     Completions,
@@ -91,23 +91,6 @@ def _make_row_fn(fn, params, tokenizer, max_length, batch_size):
         return out
 
     return run
-
-
-def pad_encoded(encoded: Any, widths: Sequence[int], filler: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """token int32, mask bool, type int32, each [n, W], W the least of ``widths`` that holds every row.
-
-    A row without any token (an empty text, and a tokenizer that adds nothing) is read as one ``filler``.
-    """
-    rows = [ids or [filler] for ids in encoded["input_ids"]]
-    longest = max(map(len, rows))
-    width = min(width for width in widths if width >= longest)
-    token_NT = np.full((len(rows), width), filler, np.int32)
-    mask_NT, type_NT = np.zeros(token_NT.shape, bool), np.zeros(token_NT.shape, np.int32)
-    for row, ids in enumerate(rows):
-        token_NT[row, : len(ids)], mask_NT[row, : len(ids)] = ids, True
-    for row, kinds in enumerate(encoded.get("token_type_ids") or ()):
-        type_NT[row, : len(kinds)] = kinds
-    return token_NT, mask_NT, type_NT
 
 
 def make_text_measure(

@@ -103,7 +103,7 @@ def save_encoder(
         contents["label2id"] = {name: i for i, name in enumerate(named)}
     directory.mkdir(parents=True, exist_ok=True)
     family = ENCODER_FAMILIES[contents["model_type"]]
-    slots = _slots(family, config, family.base if config.classes else "")
+    slots = encoder_slots(family, config, family.base if config.classes else "")
     write_weights(directory, stored_tensors(params, slots, jnp.dtype(dtype)), max_shard_bytes)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(directory))
@@ -157,7 +157,7 @@ def fit_encoder(
     base = family.base if any(name.startswith(family.base) for name in weights.names) else ""
     if config.pooler and not config.classes and _pooler_name(family, base) not in weights:
         config = dataclasses.replace(config, pooler=None)
-    slots, expected = _slots(family, config, base), set()
+    slots, expected = encoder_slots(family, config, base), set()
     for path, leaf in _shapes(config).items():
         slot, stacked = slots[path], path[0] == "layers"
         for new, old in OLD_NAMES.items():
@@ -195,7 +195,7 @@ def _read_back(family, contents, config):
     return EncoderConfig(**family.read(contents), **head)
 
 
-def _slots(family, config, base):
+def encoder_slots(family: EncoderFamily, config: EncoderConfig, base: str) -> dict[ParamPath, Slot]:
     """Where each parameter is in a file whose bare model has the prefix ``base``."""
     slots = family.slots | (family.head if config.classes else family.pooler if config.pooler else {})
     slots = {path: slots[path] for path in _shapes(config)}

@@ -137,7 +137,7 @@ def make_across(count: int, sharded: bool) -> Across:
 
     if not sharded:
         return Across(rows=rows, own=own, total=total, whole=lambda tree: tree, held=total, norm=optax.tree.norm)
-    held = lambda grads: jax.tree.map(scatter, grads)  # noqa: E731
+    held = lambda grads: jax.tree.map(scatter, grads)
     return Across(rows=rows, own=own, total=total, whole=whole, held=held, norm=norm)
 
 

@@ -99,9 +99,8 @@ def make_task(
     spec = ROLES[config.role]
     lm, init_decoder = make_decoder(decoder or decoder_config(source, config.trunk))
     model = spec.model(lm, source)
-    each = [
-        row_batches(spec.rows(source, config, seed, "train"), config.fit.batch_size, seed) for seed in _seeds(config)
-    ]
+    seeds, size = role_seeds(config), config.fit.batch_size
+    each = [row_batches(spec.rows(source, config, seed, "train"), size, seed) for seed in seeds]
 
     def init(key: jax.Array) -> Params:
         decoder = init_decoder(key) if base is None else base
@@ -115,7 +114,7 @@ def make_task(
 
 def solve_detector(config: RoleConfig, source: Source) -> Params:
     """The parameters of a detector with ``config.ridge``; twins are stacked as ``fit`` stacks them."""
-    rows = [_detector_rows(source, config, seed, "train") for seed in _seeds(config)]
+    rows = [_detector_rows(source, config, seed, "train") for seed in role_seeds(config)]
     each = [
         solve_word_detector(
             one["token"], one["mask"], one["value"], vocab_size=len(source.tokenizer), ridge=config.ridge
@@ -125,7 +124,8 @@ def solve_detector(config: RoleConfig, source: Source) -> Params:
     return jax.tree.map(lambda *x: jnp.stack(x), *each) if config.twins else each[0]
 
 
-def _seeds(config: RoleConfig) -> list[int]:
+def role_seeds(config: RoleConfig) -> list[int]:
+    """The seed of a role's model, or of each of its twins."""
     return [config.seed + TWIN_SEED * i for i in range(config.twins or 1)]
 
 
@@ -134,7 +134,8 @@ def stop_id(source: Source) -> int:
     return source.tokenizer.convert_tokens_to_ids(".")
 
 
-def _need(source: Source, name: str) -> Callable:
+def need(source: Source, name: str) -> Callable:
+    """The rows of a source by their name. UserError where it has none."""
     rows = getattr(source, name)
     if rows is None:
         raise UserError(f"data: the source {source.name!r} has no labels for {name}")
@@ -153,21 +154,21 @@ def _base_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Row
 
 
 def _detector_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    texts, value = _need(source, "labelled")(config.rows, seed, split)
+    texts, value = need(source, "labelled")(config.rows, seed, split)
     return text_rows(source.tokenizer, texts, source.lengths.text, value=value)
 
 
 def _translator_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    texts, shift = _need(source, "wishes")(config.rows, seed, split)
+    texts, shift = need(source, "wishes")(config.rows, seed, split)
     return text_rows(source.tokenizer, texts, source.lengths.wish, shift=shift)
 
 
 def _analyzer_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    return entailment_rows(source.tokenizer, _need(source, "pairs")(config.rows, seed, split), source.lengths.text)
+    return entailment_rows(source.tokenizer, need(source, "pairs")(config.rows, seed, split), source.lengths.text)
 
 
 def _reward_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    drawn = _need(source, "scored")(config.rows, seed, split)
+    drawn = need(source, "scored")(config.rows, seed, split)
     sizes = (source.lengths.question, source.lengths.answer)
     rows = pair_rows(source.tokenizer, [d.question for d in drawn], [d.text for d in drawn], sizes, end=False)
     rows["reward"] = np.stack([d.scores for d in drawn])[:, config.objective].astype(np.float32)
@@ -175,14 +176,14 @@ def _reward_rows(source: Source, config: RoleConfig, seed: int, split: str) -> R
 
 
 def _visa_sft_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    drawn = _need(source, "visa_pairs")(config.rows, seed, split)
+    drawn = need(source, "visa_pairs")(config.rows, seed, split)
     prompts = [source.template.visa(p.question, p.source, p.target) for p in drawn]
     sizes = (source.lengths.visa_prompt, source.lengths.text)
     return pair_rows(source.tokenizer, prompts, [p.reference for p in drawn], sizes, end=True)
 
 
 def _moc_sft_rows(source: Source, config: RoleConfig, seed: int, split: str) -> Rows:
-    drawn = _need(source, "answers")(config.rows, seed, split)
+    drawn = need(source, "answers")(config.rows, seed, split)
     chosen = np.random.default_rng([9, seed]).integers(len(config.preferences), size=len(drawn))
     prompts = [
         source.template.moc(d.question, config.preferences[i], config.preference_encoding)

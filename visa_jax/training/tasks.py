@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from visa_jax.losses import entailment, next_token, shift_regression, value_regression
 from visa_jax.ops.numerics import token_logps
 from visa_jax.rollout import completion_logps
-from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout, WeightedSum
+from visa_jax.types import Array, LanguageModel, Params, PromptBatch, Rollout, WeightedSum
 
 
 def language_loss(lm: LanguageModel) -> Callable:
@@ -102,7 +102,21 @@ def reward_model_loss(score_fn: Callable) -> Callable:
 
     def loss(params: Params, batch: dict) -> tuple[WeightedSum, dict]:
         predicted_B = score_fn(params, batch["context"], batch["context_mask"], batch["token"], batch["mask"])
-        error_B = (predicted_B - batch["reward"]) ** 2
-        return WeightedSum(total=jnp.sum(error_B), weight=jnp.float32(error_B.shape[0])), {}
+        return squared_error(predicted_B, batch["reward"]), {}
 
     return loss
+
+
+def classifier_loss(classify_fn: Callable, loss_fn: Callable) -> Callable:
+    """``loss_fn(logits_BC, label) -> WeightedSum`` of a published model's outputs; ``type``: kinds of tokens."""
+
+    def loss(params: Params, batch: dict) -> tuple[WeightedSum, dict]:
+        return loss_fn(classify_fn(params, batch["token"], batch["mask"], batch["type"]), batch["label"]), {}
+
+    return loss
+
+
+def squared_error(predicted_B: Array, label_B: Array) -> WeightedSum:
+    """(predicted - label)², over rows."""
+    error_B = (predicted_B - label_B) ** 2
+    return WeightedSum(total=jnp.sum(error_B), weight=jnp.float32(error_B.shape[0]))
