@@ -210,6 +210,34 @@ def test_gradient_of_extend_reaches_the_prompt_once_per_group(plain, tokens):
         np.testing.assert_allclose(left, right, atol=1e-3 * float(jnp.abs(left).max()))
 
 
+@pytest.mark.parametrize("choices", [{}, LOCAL, LEARNED, dict(layers=1, attention_cap=1.0), dict(remat="full")])
+def test_a_prefill_that_asks_for_one_token_in_the_last_layer_is_the_forward_pass(tiny, build, tokens, choices):
+    """Unrolled layers leave out what nobody reads: hidden state, keys and gradients are those of all tokens."""
+    (lm, params), (scanned, _) = (build(tiny(**choices, scan_layers=scan)) for scan in (False, True))
+    prompt, column = tokens(3, 3, 6), jnp.arange(6)[None]
+    mask = jnp.concatenate([column < 6, column < 2, column > 2])  # whole, padded on the right, on the left
+
+    def read(lm, params):
+        prefix = lm.prefill(params, prompt, mask)
+        keys = (x * mask[None, :, :, None, None] for x in (prefix.key_XNLHC, prefix.value_XNLHC))
+        return prefix.last_hidden_ND, *keys
+
+    def of_all_tokens(params):
+        hidden = scanned.forward(params, prompt, mask)
+        return jnp.take_along_axis(hidden, jnp.asarray([5, 1, 5])[:, None, None], axis=1)[:, 0]
+
+    def gradient(read):
+        return jax.jit(jax.grad(lambda params: sum(jnp.sum(x**3) for x in read(params))))(params)
+
+    got, expected = read(lm, params), (of_all_tokens(params), *read(scanned, params)[1:])
+    for left, right in zip(got, expected, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+    got = gradient(lambda params: read(lm, params))
+    expected = gradient(lambda params: (of_all_tokens(params), *read(scanned, params)[1:]))
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4 * float(jnp.abs(right).max()) + 1e-6)
+
+
 def test_cached_decode_is_the_full_forward(model, tokens):
     lm, params = model
     prompt, completion, length = tokens(7, 2, 5), tokens(8, 4, 6), (5, 2)

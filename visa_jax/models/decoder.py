@@ -34,6 +34,7 @@ from visa_jax.models.layers import (
     RopeScaling,
     declare,
     draw_params,
+    one_token,
     rope_angles,
     soft_cap,
 )
@@ -165,10 +166,9 @@ class Decoder(nnx.Module):
             )
 
         views = self._views(position_NL, causal_bias(mask_NL, self.config.causal))
-        hidden, (key, value) = self._blocks(x_NLD, views, attend_fn)
         last_N = jnp.max(jnp.where(mask_NL, jnp.arange(mask_NL.shape[1])[None, :], 0), axis=1)
-        last_hidden = jnp.take_along_axis(hidden, last_N[:, None, None], axis=1)[:, 0]
-        return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=last_hidden)
+        hidden, (key, value) = self._blocks(x_NLD, views, attend_fn, at_B=last_N)
+        return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=hidden[:, 0])
 
     def extend(self, prefix, completion_BT, mask_BT):
         """Hidden states [B, T, D] of given completions, B = N * G, each behind its prompt's prefix."""
@@ -272,28 +272,37 @@ class Decoder(nnx.Module):
         graph, stacked = nnx.split(self.layers)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked) if layers is None else layers[index])
 
-    def _blocks(self, x_BTD, views, attend_fn, per_layer=None):
-        """All blocks and the final norm; ``attend_fn(q, k, v, View, slice of per_layer) -> (out, kept)``."""
+    def _blocks(self, x_BTD, views, attend_fn, per_layer=None, at_B=None):
+        """All blocks and the final norm; ``attend_fn(q, k, v, View, slice of per_layer) -> (out, kept)``.
+
+        ``at_B``: hidden states [B, 1, D] of these tokens are wanted only. Of the others the last layer needs no more
+        than keys and values, and where it is compiled apart from the others no more is computed.
+        """
         graph, stacked = nnx.split(self.layers)
         local_X = None  # which layers take the second of two views
         if len(views) == 2:
             local_X = jnp.asarray([self.config.is_local(layer) for layer in range(self.config.layers)])
 
-        def body(x, inputs):
+        def body(x, inputs, at_B=None):
             state, local, extra = inputs
-            view = views[0]
+            view, block = views[0], nnx.merge(graph, state)
             if local is not None:
                 view = jax.tree.map(lambda wide, near: jnp.where(local, near, wide), *views)
-            return nnx.merge(graph, state)(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view, extra))
+            if at_B is None:
+                return block(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view, extra))
+            seen = view._replace(bias=one_token(at_B, view.bias))
+            return block.at(at_B, x, view.angles, lambda q, k, v: attend_fn(q, k, v, seen, extra))
 
         body = _remat(body, self.config.remat)
         x, inputs = x_BTD, (stacked, local_X, per_layer)
         if self.config.scan_layers:
             x, kept = jax.lax.scan(body, x, inputs)
+            x = x if at_B is None else one_token(at_B, x)
         else:
             kept = []
             for layer in range(self.config.layers):
-                x, kept_here = body(x, jax.tree.map(lambda leaf, i=layer: leaf[i], inputs))
+                wanted = at_B if layer == self.config.layers - 1 else None
+                x, kept_here = body(x, jax.tree.map(lambda leaf, i=layer: leaf[i], inputs), wanted)
                 kept.append(kept_here)
             kept = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         return self.norm(x), kept

@@ -255,9 +255,25 @@ class Block(nnx.Module):
     def __call__(self, x_BTD: jax.Array, angles, attend_fn) -> tuple[jax.Array, object]:
         """``attend_fn(query, key, value) -> (out_BTQC, kept)``; returns the new x and ``kept``."""
         out, kept = attend_fn(*self.attention.project(self.attention_norm(x_BTD), angles))
+        return self._after(x_BTD, out), kept
+
+    def at(self, at_B: jax.Array, x_BTD: jax.Array, angles, attend_fn) -> tuple[jax.Array, object]:
+        """A call of which only token ``at_B`` of each row is wanted, x [B, 1, D]: it alone asks, all are asked."""
+        _, key, value = self.attention.project(self.attention_norm(x_BTD), angles)
+        x_B1D, angles = one_token(at_B, x_BTD), jax.tree.map(lambda x: one_token(at_B, x), angles)
+        query = self.attention.project(self.attention_norm(x_B1D), angles)[0]
+        out, kept = attend_fn(query, key, value)
+        return self._after(x_B1D, out), kept
+
+    def _after(self, x_BTD, out):
         added = self.attention.out(out)
         x_BTD = x_BTD + (added if self.attention_post_norm is None else self.attention_post_norm(added))
         x_BTD = constrain(x_BTD, *FLOW)
         added = self.mlp(self.mlp_norm(x_BTD))
         x_BTD = x_BTD + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
-        return constrain(x_BTD, *FLOW), kept
+        return constrain(x_BTD, *FLOW)
+
+
+def one_token(at_B: jax.Array, x_BTE: jax.Array) -> jax.Array:
+    """[B, 1, E]: entry ``at_B`` of each row; the first axis of x may be 1."""
+    return jnp.take_along_axis(x_BTE, at_B[:, None, None], axis=1)
