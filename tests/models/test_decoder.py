@@ -207,6 +207,35 @@ def test_gradient_of_extend_reaches_the_prompt_once_per_group(plain, tokens):
         np.testing.assert_allclose(left, right, atol=1e-3 * float(jnp.abs(left).max()))
 
 
+@pytest.mark.parametrize("choices", [{}, LOCAL, LEARNED, dict(layers=1, attention_cap=1.0), dict(remat="full")])
+def test_a_last_layer_in_which_only_wanted_tokens_ask_is_the_forward_pass(tiny, build, tokens, choices):
+    """Unrolled layers leave out what nobody reads: states, keys and gradients of prefill and extend are those of all."""
+    (lm, params), (scanned, _) = (build(tiny(**choices, scan_layers=scan)) for scan in (False, True))
+    prompt, completion, column = tokens(3, 3, 6), tokens(4, 6, 3), jnp.arange(6)[None]
+    mask = jnp.concatenate([column < 6, column < 2, column > 2])  # whole, padded on the right, on the left
+
+    def read(lm, params):
+        prefix = lm.prefill(params, prompt, mask)
+        keys = (x * mask[None, :, :, None, None] for x in (prefix.key_XNLHC, prefix.value_XNLHC))
+        extended, last = lm.extend(params, prompt, mask, None, completion, ones(completion))
+        return extended, prefix.last_hidden_ND, last, *keys
+
+    def of_all_tokens(params):
+        hidden = scanned.forward(params, prompt, mask)
+        last = jnp.take_along_axis(hidden, jnp.asarray([5, 1, 5])[:, None, None], axis=1)[:, 0]
+        extended, _, _, *keys = read(scanned, params)
+        return extended, last, last, *keys
+
+    def gradient(read):
+        return jax.jit(jax.grad(lambda params: sum(jnp.sum(x**3) for x in read(params))))(params)
+
+    for left, right in zip(read(lm, params), of_all_tokens(params), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+    got, expected = gradient(lambda params: read(lm, params)), gradient(of_all_tokens)
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4 * float(jnp.abs(right).max()) + 1e-6)
+
+
 def test_cached_decode_is_the_full_forward(model, tokens):
     lm, params = model
     prompt, completion, length = tokens(7, 2, 5), tokens(8, 4, 6), (5, 2)

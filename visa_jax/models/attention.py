@@ -139,7 +139,8 @@ def attend_whole(config, platform: str, query, key, value, view: View, segment_B
     """Attention of whole sequences, by what ``choose`` says; ``segment_BT`` as in ``splash``."""
     tokens = query.shape[1]
     prefix = 0 if shared is None else shared[0].shape[2]
-    name = choose(config, platform, tokens, prefix).name
+    alone = tokens < key.shape[1]  # one token of each row asks, as in ``decode``
+    name = "xla" if alone else choose(config, platform, tokens, prefix).name
     if name == "cudnn":
         bias, seen = jnp.broadcast_to(view.bias, (query.shape[0], *view.bias.shape[1:])), seen_of(shared, view)
         axes = (*PROJECTED, ("batch", "length", "length"), _shared_axes(seen))

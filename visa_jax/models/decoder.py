@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +29,14 @@ from visa_jax.models.cache import (
 from visa_jax.models.layers import (
     FLOW,
     MASKED,
+    REMATS,
     Block,
     Linear,
     Norm,
     RopeScaling,
     declare,
     draw_params,
+    rematerialised,
     rope_angles,
     soft_cap,
 )
@@ -42,7 +45,6 @@ from visa_jax.types import LanguageModel, Prefix
 
 TABLE = ("vocab", "embed")
 DTYPES = ("float32", "bfloat16", "float16")
-REMATS = ("none", "full", "dots")
 NORMS = ("rms", "rms_plus_one", "layer")
 ACTIVATIONS = ("silu", "gelu_tanh")
 POSITIONS = ("rope", "learned")
@@ -153,12 +155,13 @@ class Decoder(nnx.Module):
         """The Prefix of N prompts, padded on either side; ``condition_NM`` counts if the config has a map for it."""
         x_NLD, views = self._prompt(prompt_NL, mask_NL, condition_NM)
 
-        def attend_fn(query, key, value, view):
-            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32)), (key, value)
+        last_of = _last_of(mask_NL)
 
-        hidden_NLD, (key, value) = self._blocks(x_NLD, views, attend_fn)
-        last_hidden_ND = _last(hidden_NLD, mask_NL)
-        return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=last_hidden_ND)
+        def attend_fn(query, key, value, view):
+            return self._attend(query, key, value, view, mask_NL.astype(jnp.int32), last_of), (key, value)
+
+        hidden_N1D, (key, value) = self._blocks(x_NLD, views, attend_fn, last_of)
+        return Prefix(key_XNLHC=key, value_XNLHC=value, mask_NL=mask_NL, last_hidden_ND=hidden_N1D[:, 0])
 
     def extend(self, prompt_NL, prompt_mask_NL, condition_NM, completion_BT, mask_BT):
         """Hidden states of given completions, B = N * G, each behind its prompt: (hidden_BTD, last_hidden_ND).
@@ -170,28 +173,33 @@ class Decoder(nnx.Module):
         x_NLD, prompt_views = self._prompt(prompt_NL, prompt_mask_NL, condition_NM)
         position_BT = prefix_lengths(prompt_mask_NL, rows)[:, None] + positions(mask_BT)
         own_views = self._views(position_BT, causal_bias(mask_BT), position_BT, prompt_mask_NL)
-        bias_NL = jnp.where(prompt_mask_NL, 0.0, MASKED)
+        bias_NL, last_of = jnp.where(prompt_mask_NL, 0.0, MASKED), _last_of(prompt_mask_NL)
 
         def join(of_prompt, own):
             return jnp.concatenate([of_prompt, own.reshape(n, -1, *own.shape[2:])], axis=1)
 
+        def part(x):
+            """(of prompts [N, L or 1, ...], of completions [B, T, ...])."""
+            before = x.shape[1] - rows // n * tokens
+            return x[:, :before], x[:, before:].reshape(rows, tokens, *x.shape[2:])
+
         def attend_fn(query, key, value, views):
-            projected = query, key, value
-            of_prompt = [x[:, :length] for x in projected]
-            own = [x[:, length:].reshape(rows, tokens, *x.shape[2:]) for x in projected]
+            of_prompt, own = zip(*map(part, (query, key, value)), strict=True)
             shared = (*map(heads_first, of_prompt[1:]), bias_NL)
-            out_NLQC = self._attend(*of_prompt, views.prompt, prompt_mask_NL.astype(jnp.int32))
-            out_BTQC = self._attend(*own, views.own, mask_BT.astype(jnp.int32), shared)
+            out_NLQC = self._attend(*of_prompt, views.prompt, prompt_mask_NL.astype(jnp.int32), last_of)
+            out_BTQC = attend_whole(self.config, self.platform, *own, views.own, mask_BT.astype(jnp.int32), shared)
             return join(out_NLQC, out_BTQC), None
+
+        def take(x_NSE):
+            return jnp.concatenate([last_of(x_NSE[:, :length]), x_NSE[:, length:]], axis=1)
 
         views = []
         for one, other in zip(prompt_views, own_views, strict=True):
             angles = None if one.angles is None else tuple(map(join, one.angles, other.angles))
             views.append(Pair(angles, one._replace(angles=None), other._replace(angles=None)))
         x_NSD = join(x_NLD, self._embed(completion_BT, position_BT))
-        hidden_NSD = self._blocks(x_NSD, views, attend_fn)[0]
-        hidden_BTD = hidden_NSD[:, length:].reshape(rows, tokens, -1)
-        return hidden_BTD, _last(hidden_NSD[:, :length], prompt_mask_NL)
+        last_N1D, hidden_BTD = part(self._blocks(x_NSD, views, attend_fn, take)[0])
+        return hidden_BTD, last_N1D[:, 0]
 
     def decode(self, prefix, cache, token_B, step, layers=None):
         """Feed completion token number ``step``: hidden [B, D] and the cache with its key and value.
@@ -286,51 +294,54 @@ class Decoder(nnx.Module):
             views.append(View(angles, bias, seen, local))
         return tuple(views)
 
-    def _attend(self, *args):
-        return attend_whole(self.config, self.platform, *args)
+    def _attend(self, query, key, value, view, segment_BT, last_of=None):
+        if query.shape[1] < key.shape[1]:  # in the last layer one token asks
+            view = view._replace(bias=last_of(view.bias))
+        return attend_whole(self.config, self.platform, query, key, value, view, segment_BT)
 
     def _layer(self, index, layers):
         graph, stacked = nnx.split(self.layers)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked) if layers is None else layers[index])
 
-    def _blocks(self, x_BTD, views, attend_fn):
-        """All blocks and the final norm; ``attend_fn(q, k, v, View) -> (out, kept)``."""
+    def _blocks(self, x_BTD, views, attend_fn, take=None):
+        """All blocks and the final norm; ``attend_fn(q, k, v, View) -> (out, kept)``.
+
+        ``take``: x_BTE -> x_BJE, the tokens whose hidden states are wanted. Of the others the last layer needs no more
+        than keys and values, and where it is compiled apart from the others no more is computed.
+        """
         graph, stacked = nnx.split(self.layers)
         local_X = None  # which layers take the second of two views
         if len(views) == 2:
             local_X = jnp.asarray([self.config.is_local(layer) for layer in range(self.config.layers)])
 
-        def body(x, inputs):
+        def body(x, inputs, take=None):
             state, local = inputs
             view = views[0]
             if local is not None:
                 view = jax.tree.map(lambda wide, near: jnp.where(local, near, wide), *views)
-            return nnx.merge(graph, state)(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view))
+            block = nnx.merge(graph, state)
+            return block(x, view.angles, lambda q, k, v: attend_fn(q, k, v, view), take)
 
-        body = _remat(body, self.config.remat)
+        layer_fn = rematerialised(body, self.config.remat)
+        last_fn = layer_fn if take is None else rematerialised(functools.partial(body, take=take), self.config.remat)
         x, inputs = x_BTD, (stacked, local_X)
         if self.config.scan_layers:
-            x, kept = jax.lax.scan(body, x, inputs)
+            x, kept = jax.lax.scan(layer_fn, x, inputs)
+            x = x if take is None else take(x)
         else:
             kept = []
             for layer in range(self.config.layers):
-                x, kept_here = body(x, jax.tree.map(lambda leaf, i=layer: leaf[i], inputs))
+                fn = last_fn if layer == self.config.layers - 1 else layer_fn
+                x, kept_here = fn(x, jax.tree.map(lambda leaf, i=layer: leaf[i], inputs))
                 kept.append(kept_here)
             kept = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         return self.norm(x), kept
 
 
-def _last(hidden_NLD, mask_NL):
-    """[N, D]: the state of each row's last valid token."""
+def _last_of(mask_NL):
+    """x_NLE -> x_N1E: what belongs to each row's last valid token; the first axis of x may be 1."""
     last_N = jnp.max(jnp.where(mask_NL, jnp.arange(mask_NL.shape[1])[None, :], 0), axis=1)
-    return jnp.take_along_axis(hidden_NLD, last_N[:, None, None], axis=1)[:, 0]
-
-
-def _remat(body, policy):
-    if policy == "none":
-        return body
-    save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-    return jax.checkpoint(body, policy=save, prevent_cse=False)
+    return lambda x_NLE: jnp.take_along_axis(x_NLE, last_N[:, None, None], axis=1)
 
 
 def make_decoder(config: DecoderConfig, platform: str | None = None) -> tuple[LanguageModel, object]:

@@ -15,6 +15,7 @@ from visa_jax.config import require
 from visa_jax.parallel import constrain, gather
 from visa_jax.parallel.axes import is_axes
 
+REMATS = ("none", "full", "dots")  # what the backward pass of a layer recomputes
 FLOW = ("batch", "length", "embed")  # the axes of what flows from block to block
 MASKED = -1e30  # finite, so that a fully masked row gives a mean and not NaN
 
@@ -252,12 +253,27 @@ class Block(nnx.Module):
         self.mlp = Mlp(config)
         self.mlp_post_norm = Norm(**norm) if config.post_norms else None
 
-    def __call__(self, x_BTD: jax.Array, angles, attend_fn) -> tuple[jax.Array, object]:
-        """``attend_fn(query, key, value) -> (out_BTQC, kept)``; returns the new x and ``kept``."""
-        out, kept = attend_fn(*self.attention.project(self.attention_norm(x_BTD), angles))
+    def __call__(self, x_BTD: jax.Array, angles, attend_fn, take=None) -> tuple[jax.Array, object]:
+        """``attend_fn(query, key, value) -> (out_BTQC, kept)``; returns the new x and ``kept``.
+
+        ``take``: x_BTE -> x_BJE, the tokens that ask and get a new x; all of them are asked.
+        """
+        query, key, value = self.attention.project(self.attention_norm(x_BTD), angles)
+        if take is not None:
+            x_BTD, angles = take(x_BTD), jax.tree.map(take, angles)
+            query = self.attention.project(self.attention_norm(x_BTD), angles)[0]
+        out, kept = attend_fn(query, key, value)
         added = self.attention.out(out)
         x_BTD = x_BTD + (added if self.attention_post_norm is None else self.attention_post_norm(added))
         x_BTD = constrain(x_BTD, *FLOW)
         added = self.mlp(self.mlp_norm(x_BTD))
         x_BTD = x_BTD + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
         return constrain(x_BTD, *FLOW), kept
+
+
+def rematerialised(fn, policy: str):
+    """``fn`` of which the backward pass recomputes nothing (none), all (full), or all but matrix products (dots)."""
+    if policy == "none":
+        return fn
+    save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    return jax.checkpoint(fn, policy=save, prevent_cse=False)
