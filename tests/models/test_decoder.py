@@ -209,7 +209,7 @@ def test_gradient_of_extend_reaches_the_prompt_once_per_group(plain, tokens):
 
 @pytest.mark.parametrize("choices", [{}, LOCAL, LEARNED, dict(layers=1, attention_cap=1.0), dict(remat="full")])
 def test_a_last_layer_in_which_only_wanted_tokens_ask_is_the_forward_pass(tiny, build, tokens, choices):
-    """Unrolled layers leave out what nobody reads: states, keys and gradients of prefill and extend are those of all."""
+    """Unrolled layers leave out what nobody reads: states, keys and gradients are those of all tokens."""
     (lm, params), (scanned, _) = (build(tiny(**choices, scan_layers=scan)) for scan in (False, True))
     prompt, completion, column = tokens(3, 3, 6), tokens(4, 6, 3), jnp.arange(6)[None]
     mask = jnp.concatenate([column < 6, column < 2, column > 2])  # whole, padded on the right, on the left
