@@ -106,8 +106,8 @@ def test_an_update_gathers_each_kernel_once_a_pass(eight):
     blueprint = draw(make_config(MeshConfig(fsdp=8)), "cpu")
     layers, table = (4 * sum(x.size for x in jax.tree.leaves(blueprint.trained["decoder"][part])) for part in PARTS)
     sent = eight["programs"]["update"]["collective_bytes"]["all-gather"]
-    # the table is gathered to embed prompts and completions and for logits
-    assert sent <= (3 * layers + 3 * 3 * table) * 7 / 8
+    # the table to embed prompts, to embed completions, and for logits; in the forward passes alone
+    assert sent <= (3 * layers + 2 * 3 * table) * 7 / 8
 
 
 def test_no_program_gathers_the_whole_tree(eight):
@@ -155,27 +155,33 @@ def test_a_plan_for_tpus_prints_a_plan_alone(root, tmp_path):
     assert "WARNING" not in done.stderr and "Error" not in done.stderr
 
 
-def test_what_does_not_fit_is_said_and_ranked_last(monkeypatch):
-    """A compiler that has room for two micro-batches or more, and needs longer with more of them."""
+@pytest.mark.parametrize(("limit", "fitting"), [(2, [2, 2, 2, 4, 4, 8]), (4, [4, 4, 8])])
+def test_what_does_not_fit_is_said_and_ranked_last(monkeypatch, limit, fitting):
+    """A compiler that has room for ``limit`` micro-batches or more, and needs longer with more of them."""
+    names = ("rollout", "update")
 
-    def compile_fn(program):
+    def compile_fn(name):
         pieces = current["pieces"]
-        if pieces < 2:
+        compiled.append(name)
+        if name == "update" and pieces < limit:
             raise TooLarge("Used 17.1G of 15.7G hbm")
         text = "HloModule m\nENTRY %main (x: f32[8]) -> f32[8] {\n  ROOT %x = f32[8] parameter(0)\n}\n"
         return Compiled(text, 1, 1, 1, 10, seconds=0.0)
 
-    current, said = {}, []
+    current, said, compiled = {}, [], []
     monkeypatch.setattr("visa_jax.cli.plan.compile_program", compile_fn)
-    monkeypatch.setattr("visa_jax.cli.plan.programs", lambda blueprint, mesh: {"rollout": None, "update": None})
-    monkeypatch.setattr("visa_jax.planning.roofline.seconds", lambda counts, chip: (current["pieces"], "compute"))
+    monkeypatch.setattr("visa_jax.cli.plan.programs", lambda blueprint, mesh: {name: name for name in names})
+    seconds = lambda counts, chip: (current["pieces"] if compiled[-1] == "update" else 1, "compute")
+    monkeypatch.setattr("visa_jax.planning.roofline.seconds", seconds)
     drawn = lambda config, platform: current.update(pieces=config.loop.micro_batches) or draw(config, platform)
     monkeypatch.setattr("visa_jax.cli.plan.draw", drawn)
     found = sweep(make_config(), open_topology("cpu:4"), said.append)
-    assert [told["micro_batches"] for told in found if told["fits"]] == [2, 2, 2, 4, 4, 8]
-    assert {told["reason"] for told in found if not told["fits"]} == {"rollout: Used 17.1G of 15.7G hbm"}
-    assert len(said) == len(found) == 9 and sweep_table(found).count("\n") == 10
+    assert [told["micro_batches"] for told in found if told["fits"]] == fitting
+    assert {told["reason"] for told in found if not told["fits"]} == {"update: Used 17.1G of 15.7G hbm"}
+    assert len(said) == len(found) == len(fitting) + 3 and sweep_table(found).count("\n") == len(found) + 1
     assert "a step takes at least" in table(found[0]) and "17.1G of 15.7G" in table(found[-1])
+    # three meshes: a rollout each; larger pieces than those that do not fit are not tried
+    assert compiled.count("rollout") == 3 and compiled.count("update") == len(found)
 
 
 @pytest.mark.parametrize("name", PODS)

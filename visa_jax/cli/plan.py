@@ -9,6 +9,7 @@ parts of one program, the rollout, and show its memory; `decode` is the cost of 
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -78,8 +79,20 @@ def _silent(text: str) -> None:
     pass
 
 
-def plan(config: Any, slice_: Slice, say: Callable[[str], None] = _silent, dump: str = "") -> dict[str, Any]:
-    """Everything that `--json` prints, for one config on one slice; ``dump``: where compiled text is kept."""
+def plan(
+    config: Any,
+    slice_: Slice,
+    say: Callable[[str], None] = _silent,
+    dump: str = "",
+    known: dict[str, dict[str, roofline.Cost]] | None = None,
+) -> dict[str, Any]:
+    """Everything that `--json` prints, for one config on one slice.
+
+    Args:
+      dump: where compiled text is kept; "" = nowhere.
+      known: costs by program, as an earlier call left them here: what stands in it is not compiled again.
+    """
+    known = {} if known is None else known
     require(config.loop.mesh.way == "jit", "config.loop.mesh.way", "a plan knows jit alone")
     with _field_path():
         mesh = make_mesh(config.loop.mesh, slice_.devices)
@@ -88,14 +101,19 @@ def plan(config: Any, slice_: Slice, say: Callable[[str], None] = _silent, dump:
     work, costs, reason = work_of(blueprint, slice_.platform, row_shards(mesh)), {}, ""
     try:
         for name, program in made.items():
+            if name in known:
+                costs |= known[name]
+                continue
             compiled = compile_program(program)
             say(f"{name}: compiled in {compiled.seconds:.0f} s")
             if dump:
                 Path(dump).mkdir(parents=True, exist_ok=True)
                 (Path(dump) / f"{name}.hlo").write_text(compiled.text)
+            known[name] = {}
             for part, counted, times in parts_of(name, compiled, work):
                 least = _least(part, blueprint, work, mesh)
-                costs[part] = roofline.cost(compiled, counted, slice_.chip, times=times, least=least)
+                known[name][part] = roofline.cost(compiled, counted, slice_.chip, times=times, least=least)
+            costs |= known[name]
     except TooLarge as error:  # what was compiled before stays worth knowing
         reason = f"{name}: {error}"
     step, tokens = None, work.rows * work.completion_length
@@ -167,23 +185,33 @@ def _least(part: str, blueprint: Blueprint, work: counts.Work, mesh) -> dict[str
 
 
 def sweep(config: Any, slice_: Slice, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Plans of every mesh shape and number of micro-batches that divides, those that fit first, the fastest first."""
+    """Plans of mesh shapes and numbers of micro-batches that divide, those that fit first, the fastest first.
+
+    On each mesh the pieces of a step grow until they do not fit: still larger ones need more memory. They change the
+    update alone, so nothing else is compiled again.
+    """
     found = []
-    for mesh, pieces in candidates(config, len(slice_.devices)):
-        loop = dataclasses.replace(config.loop, mesh=mesh, micro_batches=pieces)
-        shown = f"data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor} micro_batches={pieces}"
-        try:
-            told = plan(dataclasses.replace(config, loop=loop), slice_)
-        except FieldError as error:
-            say(f"{shown}: {error}")
-            continue
-        say(f"{shown}: {'fits' if told['fits'] else 'does not fit'} {told['reason']}".rstrip())
-        found.append(told)
+    for mesh, tried in itertools.groupby(candidates(config, len(slice_.devices)), key=lambda pair: pair[0]):
+        known = {}
+        for _, pieces in tried:
+            loop = dataclasses.replace(config.loop, mesh=mesh, micro_batches=pieces)
+            shown = f"data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor} micro_batches={pieces}"
+            known.pop("update", None)
+            try:
+                told = plan(dataclasses.replace(config, loop=loop), slice_, known=known)
+            except FieldError as error:
+                say(f"{shown}: {error}")
+                continue
+            seconds = f", a step at least {told['step']['seconds']:.3g} s" if told["step"] else ""
+            say(f"{shown}: {'fits' if told['fits'] else 'does not fit'}{seconds} {told['reason']}".rstrip())
+            found.append(told)
+            if not told["fits"]:
+                break
     return sorted(found, key=lambda told: (not told["fits"], told["step"]["seconds"] if told["step"] else math.inf))
 
 
 def candidates(config: Any, devices: int) -> list[tuple[MeshConfig, int]]:
-    """(mesh, micro-batches) to try: fsdp x tensor over all devices, pieces by powers of two."""
+    """(mesh, micro-batches) to try: fsdp x tensor over all devices, pieces by powers of two, the smallest first."""
     found = []
     for tensor in (size for size in _powers(MOST_TENSOR) if devices % size == 0):
         shards = devices // tensor
@@ -191,7 +219,7 @@ def candidates(config: Any, devices: int) -> list[tuple[MeshConfig, int]]:
         prompts = config.loop.prompts_per_step // config.loop.minibatches
         found += [
             (mesh, pieces)
-            for pieces in _powers(MOST_PIECES)
+            for pieces in reversed(_powers(MOST_PIECES))
             if prompts % pieces == 0 and (prompts // pieces) % shards == 0
         ]
     return found
