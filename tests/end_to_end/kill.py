@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MESH = "fsdp=4"
 
 
-def launch(workdir: Path, steps: int, devices: int = 2, processes: int = 2, mesh: str = MESH) -> subprocess.Popen:
+def launch(
+    workdir: Path, steps: int, devices: int = 2, processes: int = 2, mesh: str = MESH, method: str = "moc"
+) -> subprocess.Popen:
     """The launcher of a run of tests/training/survivor.py."""
     env = os.environ | {
         "CPU_DEVICES": str(devices),
@@ -28,7 +30,7 @@ def launch(workdir: Path, steps: int, devices: int = 2, processes: int = 2, mesh
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "PYTHONPATH": str(ROOT),
     }
-    program = [sys.executable, "-W", "ignore", "-m", "tests.training.survivor", str(workdir), str(steps), mesh]
+    program = [sys.executable, "-W", "ignore", "-m", "tests.training.survivor", str(workdir), str(steps), mesh, method]
     command = ["bash", str(ROOT / "launch" / "local_processes.sh"), str(processes), "--", *program]
     with open(workdir.parent / f"{workdir.name}.log", "wb") as log:
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
@@ -41,9 +43,9 @@ def children(pid: int) -> list[int]:
     return [child for child, command in commands.items() if b"survivor" in command]
 
 
-def kill_one(launcher: subprocess.Popen, workdir: Path, saving: bool, rng: random.Random) -> bool:
-    """SIGKILL to one of the processes, soon after a save begins or at any time; False when the run ended first."""
-    wait = time.monotonic() + rng.uniform(0, 15)
+def kill_one(launcher: subprocess.Popen, workdir: Path, saving: bool, rng: random.Random, within: float = 15.0) -> bool:
+    """SIGKILL to one of the processes, soon after a save begins or ``within`` seconds; False: the run ended first."""
+    wait = time.monotonic() + rng.uniform(0, within)
     began = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
     while launcher.poll() is None:
         tmp = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
@@ -60,13 +62,17 @@ def digest(workdir: Path) -> dict:
     return json.loads((workdir / "final.json").read_text())
 
 
-def compare(directory: Path, kills: int, steps: int, seed: int = 0) -> tuple[dict, dict, int]:
-    """(final.json of the unbroken run, of the killed one, how often it was killed)."""
+def compare(
+    directory: Path, kills: int, steps: int, *, seed: int = 0, within: float = 15.0, **sizes
+) -> tuple[dict, dict, int]:
+    """(final.json of the unbroken run, of the killed one, how often it was killed); ``sizes`` as ``launch``."""
     rng = random.Random(seed)
     if not (directory / "unbroken" / "final.json").is_file():
-        assert launch(directory / "unbroken", steps).wait() == 0, (directory / "unbroken.log").read_text()[-2000:]
-    launcher, done = launch(directory / "killed", steps), 0
-    while done < kills and kill_one(launcher, directory / "killed", done % 2 == 1, rng):
+        assert launch(directory / "unbroken", steps, **sizes).wait() == 0, (directory / "unbroken.log").read_text()[
+            -2000:
+        ]
+    launcher, done = launch(directory / "killed", steps, **sizes), 0
+    while done < kills and kill_one(launcher, directory / "killed", done % 2 == 1, rng, within):
         done += 1
         print(f"kill {done}: {time.strftime('%X')}", flush=True)
         time.sleep(1)

@@ -1,6 +1,6 @@
-"""The program of a process: the small MOC run of ways.py, one reward of texts, kept in a workdir, on all devices.
+"""The program of a process: a small run of ways.py, one reward of texts, kept in a workdir, on all devices.
 
-python -m tests.training.survivor WORKDIR STEPS [fsdp=4,tensor=2]
+python -m tests.training.survivor WORKDIR STEPS fsdp=4,tensor=2 [moc or visa]
 """
 
 import os
@@ -16,9 +16,9 @@ from visa_jax.training.loop import start
 from visa_jax.training.workdir import train_in
 
 
-def survive(workdir: str, steps: int, mesh: MeshConfig, *, profile_steps: int = 0, **choices):
+def survive(workdir: str, steps: int, mesh: MeshConfig, method: str = "moc", *, profile_steps: int = 0, **choices):
     """The state at the end."""
-    experiment, params, ref_params, method_state = ways.make_run("moc", texts=True)
+    experiment, params, ref_params, method_state = ways.make_run(method, texts=True)
     config = ways.make_config(mesh, steps=steps, **{"checkpoint_every": 1} | choices)
     state = start(experiment, config, params, method_state, jax.random.key(3))
     state = train_in(workdir, experiment, config, state, ref_params, profile_steps=profile_steps)
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     multihost.initialize()
     sizes = {name: int(size) for name, size in (pair.split("=") for pair in sys.argv[3].split(","))}
     try:
-        survive(sys.argv[1], int(sys.argv[2]), MeshConfig(**sizes))
+        survive(sys.argv[1], int(sys.argv[2]), MeshConfig(**sizes), *sys.argv[4:])
     except BaseException as error:
         code = explain("survivor", error) if isinstance(error, (ValueError, OSError, KeyboardInterrupt)) else 1
         if code == 1:

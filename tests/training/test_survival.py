@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 
-import jax
 import numpy as np
 import pytest
 import yaml
@@ -46,15 +45,20 @@ def test_a_pre_empted_run_on_a_mesh_goes_on_bit_for_bit_and_leaves_a_trace(tmp_p
 
 
 @pytest.mark.usefixtures("quick_compiles")
-def test_a_checkpoint_is_restored_onto_any_mesh(tmp_path):
-    """fsdp 4 -> tensor 2 x fsdp 2 -> one device: the parameters are the same numbers."""
-    expected = None
-    for mesh in (MeshConfig(fsdp=4), MeshConfig(fsdp=2, tensor=2), MeshConfig()):
-        state = survive(str(tmp_path), 1, mesh)
-        params = jax.tree.map(np.asarray, state.params)
-        expected = params if expected is None else expected
-        jax.tree.map(np.testing.assert_array_equal, params, expected)
-    assert len(read_metrics(tmp_path)) == 1  # the step was done once
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(MeshConfig(way="pmap", data=4), marks=pytest.mark.slow), MeshConfig(way="pmap_sharded", fsdp=4)],
+    ids=str,
+)
+def test_a_run_under_pmap_goes_on_bit_for_bit(tmp_path, mesh):
+    """Its checkpoint holds whole arrays: it is cut again where it goes on."""
+    survive(str(tmp_path / "unbroken"), 2, mesh, "visa", checkpoint_every=2)
+    survive(str(tmp_path / "cut"), 1, mesh, "visa")
+    assert digest(tmp_path / "cut") != digest(tmp_path / "unbroken")
+    survive(str(tmp_path / "cut"), 2, mesh, "visa")
+    assert digest(tmp_path / "cut") == digest(tmp_path / "unbroken")
+    rewards = [[row["reward"] for row in read_metrics(tmp_path / name)] for name in ("cut", "unbroken")]
+    assert rewards[0] == rewards[1]
 
 
 @pytest.mark.slow
@@ -67,6 +71,15 @@ def test_two_processes_of_four_devices_give_the_metrics_of_one_with_eight(tmp_pa
         for name in one:
             if "second" not in name:
                 np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
+
+
+def test_a_run_of_two_processes_that_is_killed_twice_ends_as_the_unbroken_one(tmp_path):
+    """Once soon after its start, once while it saves. With 20 kills: python -m tests.end_to_end.kill 20"""
+    unbroken, killed, kills = kill.compare(tmp_path, 2, 2, within=3.0, devices=1, mesh="fsdp=2", method="visa")
+    assert kills == 2
+    assert killed == unbroken
+    told = (tmp_path / "killed.log").read_text()
+    assert told.count("ended with 137; all are started again") == 2
 
 
 @pytest.mark.slow
