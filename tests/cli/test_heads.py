@@ -115,10 +115,10 @@ def test_they_learn_what_is_in_the_words(runs):
     assert quality["analyzer"]["sentence_accuracy"] > 0.98
     assert quality["analyzer"]["held_out_loss"][0][0] == 20  # patience reads held-out rows
     assert quality["reward"]["r2"] > 0.8
-    value = open_detector(str(directory / "detector"), "field")(["a b power .", "danger c d ."])
+    value = open_detector(str(directory / "detector"), "field")(["a b power c d .", "danger e f g h ."])
     expected = np.zeros((2, len(VALUES)))
     expected[0, POWER], expected[1, SECURITY] = 1, -0.5
-    np.testing.assert_allclose(value, expected, atol=0.15)
+    np.testing.assert_allclose(value, expected, atol=0.2)
     entailed = open_pair_entailment(str(directory / "analyzer"), "field")(["a b ."] * 2, ["c power .", "c danger ."])
     assert entailed[0] > 0.9 and entailed[1] < 0.1
 
