@@ -40,7 +40,7 @@ PODS = {
 }
 
 
-def make_config(mesh=CUT, reader=True, reward_dtype="float32", **policy) -> VisaTrainConfig:
+def make_config(mesh=CUT, reader=True, reward_dtype="float32", epochs=1, **policy) -> VisaTrainConfig:
     decoder = DecoderConfig(**SIZES)
     lengths = dict(prompt_length=16, completion_length=12, context_length=10)
     return VisaTrainConfig(
@@ -48,7 +48,7 @@ def make_config(mesh=CUT, reader=True, reward_dtype="float32", **policy) -> Visa
         policy=PolicyConfig(**policy),
         reward_dtype=reward_dtype,
         visa=VisaConfig(num_generations=2, max_completion_length=12),
-        loop=LoopConfig(prompts_per_step=8, mesh=mesh),
+        loop=LoopConfig(prompts_per_step=8, mesh=mesh, epochs=epochs),
         plan=PlanConfig(decoder=decoder, reader=decoder if reader else None, **lengths),
     )
 
@@ -59,7 +59,7 @@ def make_config(mesh=CUT, reader=True, reward_dtype="float32", **policy) -> Visa
     [
         (MeshConfig(fsdp=4), {"remat": "full"}),
         (MeshConfig(fsdp=2, tensor=2), {"logp_chunk": 32}),
-        (MeshConfig(data=4), {"lora_rank": 2, "lora_pattern": "attention/.*|mlp/.*"}),
+        (MeshConfig(data=4), {"lora_rank": 2, "lora_pattern": "attention/.*|mlp/.*", "epochs": 2}),
     ],
     ids=str,
 )
@@ -69,7 +69,7 @@ def test_compiled_flops_of_an_update_are_those_of_the_sizes(mesh, policy):
     blueprint = draw(config, "cpu")
     compiled = compile_program(programs(blueprint, make_mesh(mesh))["update"])
     ratio = hlo.count(compiled.text)[0].flops * 4 / counts.update_flops(work_of(blueprint, "cpu", 4))
-    assert 0.995 < ratio < 1.05
+    assert 0.995 < ratio < 1.01
 
 
 @pytest.fixture(scope="module")

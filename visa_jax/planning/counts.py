@@ -59,10 +59,11 @@ def update_flops(work: Work) -> float:
     again = {"none": (0, 0), "dots": (0, 1), "full": (1 - last, 1)}[decoder.remat]
     slopes = 1 if work.adapter_numbers else 2  # of the input; of the kernel
     tokens = work.prompts * work.prompt_length + work.rows * work.completion_length
-    adapters = 2 * tokens * work.adapter_numbers * (3 + again[0])
+    adapters = 2 * tokens * work.adapter_numbers
     trained = layers * (1 + again[0] + slopes) + logits * (1 + work.chunked + slopes)
     trained += attention * (1 + again[1] + (3.5 if work.splash else 2))
-    return forwards * (layers + attention + logits) + work.passes * (trained + adapters)
+    trained += adapters * (3 + again[0])
+    return forwards * (layers + attention + logits) + work.old_pass * adapters + work.passes * trained
 
 
 def useful_flops(work: Work) -> float:
