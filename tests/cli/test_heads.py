@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 from transformers import AutoConfig
 
-from visa_jax.cli.experiment import MocRuns, open_moc, open_visa
+from visa_jax.cli.configs import MocRuns
+from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.rewards import open_detector, open_pair_entailment, open_reward
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
 from visa_jax.config import UserError

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from visa_jax.cli.blueprint import policy_decoder
-from visa_jax.cli.experiment import PlanConfig, open_visa
+from visa_jax.cli.experiment import open_visa
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.config import load_config
 from visa_jax.data.sources.tokens import TokenizerConfig
@@ -18,6 +18,7 @@ from visa_jax.data.testbed.vocabulary import vocabulary
 from visa_jax.models import load_pretrained
 from visa_jax.models.hf import read_decoder_config
 from visa_jax.models.weights import open_weights
+from visa_jax.planning.sizes import PlanConfig
 from visa_jax.training.policy import PolicyConfig
 from visa_jax.types import VALUES
 

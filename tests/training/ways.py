@@ -128,6 +128,7 @@ def run(method: str, mesh: MeshConfig = ALONE, *, choices=None, **parts):
     state, told = start(experiment, config, params, method_state, jax.random.key(3)), []
     hooks = Hooks(lambda step, metrics: told.append(metrics), lambda *_: None, lambda *_: None, lambda: False)
     state = train(experiment, config, state, ref_params, hooks)
+    jax.block_until_ready((params, ref_params, method_state))  # still there: the update donates copies
     return jax.tree.map(np.asarray, state.params), told
 
 

@@ -19,11 +19,12 @@ from visa_jax.types import Array, Params, Rollout, TrainState
 def start_meshed(experiment: Experiment, config: LoopConfig, params: Params, method_state, key: Array) -> TrainState:
     """The state at step 0, laid out: no device ever holds more than its pieces of the optimizer's moments.
 
-    ``params`` are copied, for the update donates its state. Raises as ``make_meshed``.
+    Parameters and method state are copied, for the update donates its state, and what is laid on several devices may
+    be, on the first, the array that was laid. Raises as ``make_meshed``.
     """
     mesh, optimizer = make_mesh(config.mesh), run_optimizer(config)
     held = state_shardings(experiment, state_shapes(params, optimizer, method_state, key), mesh)
-    params = jax.tree.map(jnp.copy, placement.place(params, held.params))
+    params, method_state = jax.tree.map(jnp.copy, (placement.place(params, held.params), method_state))
     opt_state = jax.jit(optimizer.init, out_shardings=held.opt_state)(params)
     step, method_state, key = placement.place_whole((jnp.int32(0), method_state, key), mesh)
     return TrainState(step=step, params=params, opt_state=opt_state, method_state=method_state, key=key)
