@@ -35,7 +35,7 @@ from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.value_match import VALUE_REWARDS, make_value_match
 from visa_jax.training.loop import Experiment, LoopConfig
 from visa_jax.training.placement import policy_axes
-from visa_jax.training.policy import DTYPES, PolicyConfig, make_lora_join, make_policy_fn
+from visa_jax.training.policy import PolicyConfig, make_lora_join, make_policy_fn
 from visa_jax.training.roles import stop_id
 from visa_jax.training.update import JoinFn, whole
 from visa_jax.types import LanguageModel, Params, PromptBatch
@@ -71,7 +71,6 @@ class VisaTrainConfig:
     loop: LoopConfig = LoopConfig()
     value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
     consistency: str = "nli"  # nli [read] | embedding: what a Hugging Face analyzer is; a run is what it is
-    reward_dtype: str = "float32"  # in which trunks of the learned rewards (runs) lie on the device: or bfloat16
     pool: int = 2048  # source answers to draw from
     pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
     evaluation_rows: int = 64  # judged now and then while training
@@ -81,7 +80,6 @@ class VisaTrainConfig:
         require(self.method == "visa", "method", f"{self.method!r} is not visa")
         require(self.value_reward in VALUE_REWARDS, "value_reward", f"is not one of {', '.join(VALUE_REWARDS)}")
         require(self.consistency in CONSISTENCIES, "consistency", f"is not one of {', '.join(CONSISTENCIES)}")
-        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {', '.join(DTYPES)}")
         require(self.pool >= self.loop.prompts_per_step, "pool", "holds fewer rows than a step draws")
 
 
@@ -114,7 +112,6 @@ class MocTrainConfig:
     moc: moc_method.MocConfig = moc_method.MocConfig()
     loop: LoopConfig = LoopConfig()
     preference_encoding: str = "text"  # text | symbol | prefix, as its start was trained
-    reward_dtype: str = "float32"  # in which trunks of the reward models (runs) lie on the device: or bfloat16
     questions: int = 512  # training questions to draw from
     normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
     reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
@@ -123,7 +120,6 @@ class MocTrainConfig:
 
     def __post_init__(self):
         require(self.method == "moc", "method", f"{self.method!r} is not moc")
-        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {', '.join(DTYPES)}")
         require(len(self.moc.preferences) > 0, "moc.preferences", "is empty")
         require(
             len(self.runs.rewards) == len(self.moc.reward_names),

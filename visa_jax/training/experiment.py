@@ -31,6 +31,7 @@ class LoopConfig:
     keep_best: int = 0  # and those with the highest best_metric
     best_metric: str = "reward"  # a name of metrics.jsonl; of those that come now and then the newest value counts
     profile_steps: int = 0  # traced into workdir/profile, after the two that compile; 0 = none
+    reward_dtype: str = "float32"  # or bfloat16: in which trunks of runs that reward lie on each device
     mesh: MeshConfig = MeshConfig()  # the devices of the run; all 1: one device
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -40,6 +41,8 @@ class LoopConfig:
         require(self.keep_last >= 1, "keep_last", "must be at least 1: a run goes on from it")
         require(self.keep_best >= 0, "keep_best", "must be at least 0")
         require(self.profile_steps >= 0, "profile_steps", "must be at least 0")
+        known = self.reward_dtype in ("float32", "bfloat16")
+        require(known, "reward_dtype", f"{self.reward_dtype!r} is none of float32, bfloat16")
         require(self.temperature > 0, "temperature", "must be > 0 to sample")
         require(
             self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,
