@@ -70,6 +70,7 @@ def loop(options: ConfigDict) -> ConfigDict:
     section.temperature = 1.0
     section.evaluate_every = 50
     section.checkpoint_every = 50
+    section.reward_dtype = "bfloat16"  # every chip has reward models whole
     section.mesh = ConfigDict({"data": 1, "fsdp": options.fsdp, "tensor": options.tensor})
     section.optimizer = ConfigDict({"learning_rate": 1e-6, "decay": "constant", "clip_norm": 1.0})
     return section
@@ -92,7 +93,6 @@ def visa_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.runs = ConfigDict({name: f"{options.runs}/{name}" for name in ("detector", "analyzer", "translator")})
     config.runs.update({"base": options.model, "start": options.model})
     config.policy = policy()
-    config.reward_dtype = "bfloat16"  # every chip has them whole
     config.visa = ConfigDict({"num_generations": 8, "beta": 0.04, "max_completion_length": 512})
     config.loop = loop(options)
     config.plan = ConfigDict({"decoder": decoder, "reader": reader(SMALL_READER, decoder["vocab_size"])})
@@ -113,7 +113,6 @@ def moc_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
     config.runs = ConfigDict({"start": options.model})
     config.runs.rewards = (f"{options.runs}/helpful", f"{options.runs}/harmless")
     config.preference_encoding = "text"
-    config.reward_dtype = "bfloat16"  # every chip has them whole
     config.policy = policy(lora_rank=64, lora_alpha=128.0, lora_pattern="attention/.*|mlp/.*")
     config.moc = ConfigDict({"reward_names": ("helpful", "harmless"), "preferences": preferences()})
     config.moc.update({"num_generations": 1, "max_completion_length": 128})  # PPO with critic heads [paper]

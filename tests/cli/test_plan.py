@@ -46,9 +46,8 @@ def make_config(mesh=CUT, reader=True, reward_dtype="float32", epochs=1, **polic
     return VisaTrainConfig(
         runs=VisaRuns(base="", start="none", detector="", analyzer=""),
         policy=PolicyConfig(**policy),
-        reward_dtype=reward_dtype,
         visa=VisaConfig(num_generations=2, max_completion_length=12),
-        loop=LoopConfig(prompts_per_step=8, mesh=mesh, epochs=epochs),
+        loop=LoopConfig(prompts_per_step=8, mesh=mesh, epochs=epochs, reward_dtype=reward_dtype),
         plan=PlanConfig(decoder=decoder, reader=decoder if reader else None, **lengths),
     )
 

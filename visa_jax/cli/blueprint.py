@@ -166,8 +166,11 @@ def _visa(config: VisaTrainConfig, platform: str):
         encode, compare, init_analyzer = make_analyzer(lm, stop_id=STOP_ID)
         match = make_value_match(lambda p, t, m: detect(p, t, m).value_BM, kind=config.value_reward, **end)
         consistency = make_consistency(make_entailment(encode, compare, stop_id=STOP_ID), **end)
-        scores["value"] = (match, _reader_shapes(init_trunk, init_detector, trunk, config.reward_dtype))
-        scores["consistency"] = (consistency, _reader_shapes(init_trunk, init_analyzer, trunk, config.reward_dtype))
+        scores["value"] = (match, _reader_shapes(init_trunk, init_detector, trunk, config.loop.reward_dtype))
+        scores["consistency"] = (
+            consistency,
+            _reader_shapes(init_trunk, init_analyzer, trunk, config.loop.reward_dtype),
+        )
     nothing = (rules.make_length(**end), ())
     return visa_method.make_method(config.visa), tuple(Reward(name, *scores.get(name, nothing)) for name in names)
 
@@ -178,7 +181,7 @@ def _moc(config: MocTrainConfig, platform: str):
         lm, init_trunk = make_decoder(config.plan.reader, platform)
         read, init_head = make_reward_reader(lm)
         score = make_learned_reward(read, end_id=END_ID)
-        params = _reader_shapes(init_trunk, init_head, config.plan.reader, config.reward_dtype)
+        params = _reader_shapes(init_trunk, init_head, config.plan.reader, config.loop.reward_dtype)
     return moc_method.make_method(config.moc), tuple(Reward(name, score, params) for name in names)
 
 

@@ -11,7 +11,7 @@ from visa_jax.methods import visa as visa_method
 from visa_jax.planning.sizes import PlanConfig
 from visa_jax.rewards.value_match import VALUE_REWARDS
 from visa_jax.training.experiment import LoopConfig, ProfileConfig
-from visa_jax.training.policy import DTYPES, PolicyConfig
+from visa_jax.training.policy import PolicyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,6 @@ class VisaTrainConfig:
     profile: ProfileConfig = ProfileConfig()
     value_reward: str = "cos+l2"  # cos [paper] | l2 | cos+l2 [ours, sees strength]
     consistency: str = "nli"  # nli [read] | embedding: what a Hugging Face analyzer is; a run is what it is
-    reward_dtype: str = "float32"  # in which trunks of the learned rewards (runs) lie on the device: or bfloat16
     pool: int = 2048  # source answers to draw from
     pool_base_share: float = 0.5  # of them answered by the frozen base model; the others are the source's own texts
     evaluation_rows: int = 64  # judged now and then while training
@@ -52,7 +51,6 @@ class VisaTrainConfig:
         require(self.method == "visa", "method", f"{self.method!r} is not visa")
         require(self.value_reward in VALUE_REWARDS, "value_reward", f"is not one of {', '.join(VALUE_REWARDS)}")
         require(self.consistency in CONSISTENCIES, "consistency", f"is not one of {', '.join(CONSISTENCIES)}")
-        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {', '.join(DTYPES)}")
         require(self.pool >= self.loop.prompts_per_step, "pool", "holds fewer rows than a step draws")
 
 
@@ -86,7 +84,6 @@ class MocTrainConfig:
     loop: LoopConfig = LoopConfig()
     profile: ProfileConfig = ProfileConfig()
     preference_encoding: str = "text"  # text | symbol | prefix, as its start was trained
-    reward_dtype: str = "float32"  # in which trunks of the reward models (runs) lie on the device: or bfloat16
     questions: int = 512  # training questions to draw from
     normalizer_samples: int = 256  # completions of the start policy that fix the reward scale
     reference_point: tuple[float, ...] = (0.0, 0.0)  # of the hyper-volume, in raw rewards
@@ -95,7 +92,6 @@ class MocTrainConfig:
 
     def __post_init__(self):
         require(self.method == "moc", "method", f"{self.method!r} is not moc")
-        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {', '.join(DTYPES)}")
         require(len(self.moc.preferences) > 0, "moc.preferences", "is empty")
         require(
             len(self.runs.rewards) == len(self.moc.reward_names),

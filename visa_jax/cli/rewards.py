@@ -92,7 +92,7 @@ def open_visa_parts(config: Any, source: Source) -> Parts:
     """
     runs, texts = config.runs, {}
     analyze = functools.partial(open_analyzer, consistency=config.consistency)
-    held = dict(dtype=config.reward_dtype)
+    held = dict(dtype=config.loop.reward_dtype)
     detector = _open_pair(source, "detector", runs.detector, runs.judge_detector, open_detector, **held)
     analyzer = _open_pair(source, "analyzer", runs.analyzer, runs.judge_analyzer, analyze, **held)
     if callable(detector.rewarder):
@@ -113,7 +113,7 @@ def open_moc_parts(config: Any, source: Source) -> Parts:
     for k, directory in enumerate(runs.rewards):
         judge = runs.judge_rewards[k] if runs.judge_rewards else ""
         openers = [functools.partial(open_reward, **one.of(k)) for one in (runs.reading, runs.judge_reading)]
-        chosen = dict(index=k, dtype=config.reward_dtype)
+        chosen = dict(index=k, dtype=config.loop.reward_dtype)
         pairs.append(_open_pair(source, "reward_model", directory, judge, *openers, **chosen))
     texts = {
         name: TextReward(name, make_text_reward(pair.rewarder))

@@ -38,6 +38,7 @@ class LoopConfig:
     keep_last: int = 2  # checkpoints that stay, the newest
     keep_best: int = 0  # and those with the highest best_metric
     best_metric: str = "reward"  # a name of metrics.jsonl; of those that come now and then the newest value counts
+    reward_dtype: str = "float32"  # or bfloat16: in which trunks of runs that reward lie on each device
     mesh: MeshConfig = MeshConfig()  # the devices of the run; all 1: one device
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -46,6 +47,8 @@ class LoopConfig:
         require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
         require(self.keep_last >= 1, "keep_last", "must be at least 1: a run goes on from it")
         require(self.keep_best >= 0, "keep_best", "must be at least 0")
+        known = self.reward_dtype in ("float32", "bfloat16")
+        require(known, "reward_dtype", f"{self.reward_dtype!r} is none of float32, bfloat16")
         require(self.temperature > 0, "temperature", "must be > 0 to sample")
         require(
             self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,
