@@ -183,29 +183,28 @@ class MocParts(NamedTuple):
 def open_visa(config: VisaTrainConfig) -> VisaParts:
     """Open the runs that a VISA config names. UserError naming the field of the first that is missing."""
     source = make_source(config.data)
-    window, key = source.lengths.visa_prompt + source.lengths.text, jax.random.key(config.seed)
-    sizes = dict(window=window)
+    length, sizes = source.lengths.text, dict(window=source.lengths.visa_prompt + source.lengths.text)
     policy = make_policy(  # in one expression: a base of int8 must not stay in memory as it was read
         open_decoder(config.runs.start, "config.runs.start", ("visa_sft",), source, config.policy, **sizes),
         config.policy,
-        key,
+        jax.random.key(config.seed),
     )
     if config.runs.base == config.runs.start:  # one copy for both
-        base, base_lm = policy.frozen, policy.lm
+        base, base_lm, base_ends = policy.frozen, policy.lm, policy.end_ids
     else:
         sizes |= dict(trained=False)
         opened = open_decoder(config.runs.base, "config.runs.base", ("base",), source, config.policy, **sizes)
-        base = config.policy.freeze(opened.params)
+        base, base_ends = config.policy.freeze(opened.params), opened.end_ids
         base_lm = policy.lm if opened.config == policy.config else make_decoder(opened.config)[0]
-    sample = make_sampler(policy.lm, source, max_new_tokens=source.lengths.text)
-    same = base_lm is policy.lm  # one program for both
+    sample = make_sampler(policy.lm, source, max_new_tokens=length, end_id=policy.end_ids)
+    same = base_lm is policy.lm and base_ends == policy.end_ids  # one program for both
     return VisaParts(
         config=config,
         source=source,
         policy=policy,
         base=base,
         sample=sample,
-        sample_base=sample if same else make_sampler(base_lm, source, max_new_tokens=source.lengths.text),
+        sample_base=sample if same else make_sampler(base_lm, source, max_new_tokens=length, end_id=base_ends),
         **open_visa_parts(config, source)._asdict(),
     )
 
@@ -263,7 +262,7 @@ def make_visa_set(parts: VisaParts, rows: int, split: str, base_share: float, se
 
 def visa_rewards(parts: VisaParts) -> tuple[Reward | TextReward, ...]:
     """The rewards that the config names, in its order; UserError for one that there is not."""
-    config, end = parts.config, {"end_id": parts.source.tokenizer.eos_token_id}
+    config, end = parts.config, {"end_id": parts.policy.end_ids}
     detect = parts.functions["detector"]
     scores = {
         "value": (
@@ -309,9 +308,9 @@ def make_visa(parts: VisaParts) -> Started:
         ),
         group_size=config.visa.num_generations,
         max_new_tokens=source.lengths.text,
-        end_id=tokenizer.eos_token_id,
+        end_id=parts.policy.end_ids,
         pad_id=pad_id(tokenizer),
-        texts_fn=make_texts_fn(tokenizer),
+        texts_fn=make_texts_fn(tokenizer, parts.policy.end_ids),
         join_fn=make_join(config.policy),
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
@@ -329,11 +328,12 @@ def open_moc(config: MocTrainConfig) -> MocParts:
         f"is {encoding!r}, but {config.runs.start} was trained with {start.role and start.role.preference_encoding!r}",
     )
     policy = make_policy(start, config.policy, key, condition_size(encoding, len(config.moc.reward_names)))
+    sizes = dict(max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH)
     return MocParts(
         config=config,
         source=source,
         policy=policy,
-        sample=make_sampler(policy.lm, source, max_new_tokens=source.lengths.answer, batch_size=MOC_SAMPLE_BATCH),
+        sample=make_sampler(policy.lm, source, end_id=policy.end_ids, **sizes),
         **open_moc_parts(config, source)._asdict(),
     )
 
@@ -348,7 +348,7 @@ def make_moc(parts: MocParts) -> Started:
     config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
     method = moc_method.make_method(config.moc)
     questions = source.questions(config.questions, config.seed, "train")
-    score = make_learned_reward(parts.functions["reward_model"], end_id=tokenizer.eos_token_id)
+    score = make_learned_reward(parts.functions["reward_model"], end_id=parts.policy.end_ids)
     critic_fn, critic = None, {}
     if method.signals:
         critic_fn, init_critic = make_critic(parts.policy.config.width, method.signals)
@@ -376,9 +376,9 @@ def make_moc(parts: MocParts) -> Started:
         ),
         group_size=config.moc.num_generations,
         max_new_tokens=source.lengths.answer,
-        end_id=tokenizer.eos_token_id,
+        end_id=parts.policy.end_ids,
         pad_id=pad_id(tokenizer),
-        texts_fn=make_texts_fn(tokenizer),
+        texts_fn=make_texts_fn(tokenizer, parts.policy.end_ids),
         join_fn=make_join(config.policy),
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )

@@ -12,7 +12,7 @@ from visa_jax.parallel.mesh import MeshConfig
 from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.update import JoinFn, whole
-from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
+from visa_jax.types import EndId, LanguageModel, Params, PromptBatch, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Experiment(NamedTuple):
     prompts_fn: Callable[[jax.Array, int], PromptBatch]  # (key, step) -> N prompts
     group_size: int
     max_new_tokens: int
-    end_id: int
+    end_id: EndId
     pad_id: int
     evaluate_fn: Callable[[Params], dict[str, float]] | None = None  # judged by the oracle; never a reward
     join_fn: JoinFn = whole  # (what is trained, reference params) -> the policy's params
