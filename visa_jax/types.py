@@ -36,6 +36,7 @@ VALUES = (
 )
 
 Array = jax.Array
+EndId = int | tuple[int, ...]  # the token that ends a completion, or several, any of which does
 Params = Any  # a pytree (nested dict) of arrays: what is trained
 
 

@@ -80,6 +80,12 @@ def test_decode_stops_at_the_end_and_shows_stray_tokens(tokenizer):
     assert BED.oracle.read(decode_batch(tokenizer, ids)[0]) is None
 
 
+def test_decode_stops_at_any_of_several_ends(tokenizer):
+    ids, mask = encode_batch(tokenizer, ["it is red . oak", "it is mostly oak ."], 6)
+    ends = tuple(tokenizer.convert_tokens_to_ids(["mostly", "."]))
+    assert decode_batch(tokenizer, ids, mask, ends) == ["it is red", "it is"]
+
+
 def test_mask_leaves_out(tokenizer):
     ids, _ = encode_batch(tokenizer, ["it is red ."], 4)
     assert decode_batch(tokenizer, ids, np.array([[True, True, False, True]])) == ["it is ."]

@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from visa_jax.rewards.base import Reward, stack_rewards
+from visa_jax.rewards.base import Reward, stack_rewards, text_tokens
 from visa_jax.rewards.entailment import claim_mean, make_consistency, make_entailment
 from visa_jax.rewards.reward_model import make_learned_reward
 from visa_jax.rewards.rules import make_format, make_length, make_token_share
 from visa_jax.rewards.value_match import make_value_match, value_reward
+from visa_jax.training.update import completion_metrics
 from visa_jax.types import PromptBatch, Rollout
 
 PAD, END, STOP = 0, 2, 9
@@ -99,6 +100,16 @@ def test_format():
     good, unfinished, cut, empty = [5, STOP, END], [5, END], [5, STOP], [END]
     reward = make_format(end_id=END, stop_id=STOP)((), make_rollout([good, unfinished, cut, empty], contexts=((5, 9),)))
     np.testing.assert_array_equal(reward, [0, -1, -1, -1])
+
+
+def test_several_end_tokens():
+    """A reader sees none of them, whichever ended the row; the mask of the rollout keeps it."""
+    rollout = make_rollout([[5, STOP, END], [5, STOP, 8], [5, 6, STOP]], contexts=((5, 9),))
+    _, mask_BT = text_tokens(rollout, (END, 8))
+    np.testing.assert_array_equal(mask_BT[:, :3], [[1, 1, 0], [1, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(make_format(end_id=(END, 8), stop_id=STOP)((), rollout), [0, 0, -1])
+    told = completion_metrics(rollout, (END, 8))
+    assert (float(told["completions/clipped_ratio"]), int(told["completions/min_length"])) == (pytest.approx(1 / 3), 3)
 
 
 def test_length_is_free_within_the_tolerance():

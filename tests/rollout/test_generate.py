@@ -38,6 +38,20 @@ def test_end_token_is_kept_and_nothing_counts_after_it(table_lm, prompt_batch, c
     assert (np.asarray(rollout.logp_BT)[~np.asarray(rollout.mask_BT)] == 0).all()
 
 
+def test_any_of_several_ends_ends_a_row_and_is_kept(table_lm, prompt_batch, chain):
+    lm, params = table_lm(6), chain((1, 2), (2, END), (4, 5), (5, 1), vocab=6)
+    run = functools.partial(generate, lm, group_size=1, max_new_tokens=3, pad_id=PAD)
+    prompts = prompt_batch([[5, 1], [4, 4]], [2, 1])
+    rollout = jax.jit(functools.partial(run, end_id=(END, 5)))(params, prompts, jax.random.key(0))
+    np.testing.assert_array_equal(rollout.completion_BT, [[2, END, PAD], [5, PAD, PAD]])
+    np.testing.assert_array_equal(rollout.mask_BT, [[1, 1, 0], [1, 0, 0]])
+    one, alone = (
+        jax.jit(functools.partial(run, end_id=ends)).lower(params, prompts, jax.random.key(0)).as_text()
+        for ends in (END, (END,))
+    )
+    assert one == alone  # a list of one is the same program
+
+
 def test_a_completion_without_end_fills_the_length(table_lm, prompt_batch, chain):
     lm, params = table_lm(6), chain((1, 2), (2, 4), (4, 2), vocab=6)
     rollout = jitted(lm, group_size=1, max_new_tokens=3)(params, prompt_batch([[1]]), jax.random.key(0))

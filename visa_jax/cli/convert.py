@@ -90,10 +90,8 @@ def _export(found: Run, out: Path, dtype: str) -> None:
     opened = open_written(found, source, merged=True)
     choices = dict(dtype=dtype)
     if opened.huggingface is not None:
-        ends, pad = special_ids(opened.huggingface)
-        end = source.tokenizer.eos_token_id  # what it was trained to end with
-        choices |= dict(family=read_family(opened.huggingface), pad_id=pad)
-        choices["end_ids"] = ends if end in ends else (end, *ends)
+        _, pad = special_ids(opened.huggingface)
+        choices |= dict(family=read_family(opened.huggingface), end_ids=opened.end_ids, pad_id=pad)
     save_pretrained(out, opened.params, opened.config, source.tokenizer, **choices)
 
 

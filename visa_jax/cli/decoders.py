@@ -24,7 +24,7 @@ from visa_jax.config import FieldError, UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.data.template import condition_size
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
-from visa_jax.models.hf import read_decoder_config
+from visa_jax.models.hf import read_decoder_config, special_ids
 from visa_jax.models.hub import local_directory
 from visa_jax.models.lora import attach, merge_adapters
 from visa_jax.models.quantize import dense_params
@@ -43,6 +43,7 @@ class Opened(NamedTuple):
     params: Params
     role: RoleConfig | None  # that a run of ``supervise``, or what a run of ``train`` started from, was made with
     huggingface: Path | None  # holds config.json of its family; None = a decoder of a role's trunk
+    end_ids: tuple[int, ...]  # of ``end_ids``
 
 
 class Policy(NamedTuple):
@@ -54,6 +55,7 @@ class Policy(NamedTuple):
     trained: Params  # what training begins with: ``frozen`` itself, or fresh adapters
     join: Callable[[Params], Params]  # what was trained -> the parameters that ``lm`` takes
     huggingface: Path | None
+    end_ids: tuple[int, ...]  # any of these ends a completion
 
 
 def is_pretrained(directory: Path) -> bool:
@@ -103,11 +105,12 @@ def open_decoder(
     if "model_type" in contents:
         sharding_fn = None if mesh is None else _sharding_fn(read_decoder_config(directory), mesh)
         model, _ = load_pretrained(directory, param_dtype=kept, sharding_fn=sharding_fn, check_fn=check)
-        opened = Opened(model.config, model.params, None, directory)
+        opened = Opened(model.config, model.params, None, directory, end_ids(source, directory))
     elif run_kind(contents) == PRETRAINED:
         lay_fn = functools.partial(lay_decoder, mesh=mesh)
         model, *_ = open_pretrained_run(directory, field, check_fn=check, layout_fn=lay_fn)
-        opened = Opened(model.config, model.params, None, directory / HUGGINGFACE)
+        own = directory / HUGGINGFACE
+        opened = Opened(model.config, model.params, None, own, end_ids(source, own))
     else:
 
         def layout(run: Run, shapes: Params) -> Params:
@@ -139,9 +142,8 @@ def make_policy(
             tree["condition"] = {"kernel": jax.device_put(jnp.zeros((condition, decoder.width)), place)}
     frozen = lay_decoder(frozen, decoder, mesh)
     trained = lay_decoder(trained, decoder, mesh) if lora else frozen
-    return Policy(
-        lm, decoder, frozen, trained, (lambda low: attach(frozen, low, lora)) if lora else _same, opened.huggingface
-    )
+    join = (lambda low: attach(frozen, low, lora)) if lora else _same
+    return Policy(lm, decoder, frozen, trained, join, opened.huggingface, opened.end_ids)
 
 
 def open_written(found: Run, source: Source, *, merged: bool = False, mesh: Mesh | None = None) -> Opened:
@@ -154,6 +156,7 @@ def open_written(found: Run, source: Source, *, merged: bool = False, mesh: Mesh
     """
     config, policy, role = read_written(found, source)
     params, own = found.params, found.workdir / HUGGINGFACE
+    own = own if own.is_dir() else None
     if policy.lora:
         field, start = _start_of(found.config)
         named = f"{found.workdir}/config.json: {field}"
@@ -164,7 +167,14 @@ def open_written(found: Run, source: Source, *, merged: bool = False, mesh: Mesh
             params = merge_adapters(plain, params, policy.lora)
         else:
             params = attach(frozen, params, policy.lora)
-    return Opened(config, params, role, own if own.is_dir() else None)
+    return Opened(config, params, role, own, end_ids(source, own))
+
+
+def end_ids(source: Source, huggingface: Path | None) -> tuple[int, ...]:
+    """What ends a completion: all that a model's generation_config.json names, and the tokenizer's own end token, which
+    is what SFT teaches."""
+    own, named = source.tokenizer.eos_token_id, special_ids(huggingface)[0] if huggingface else ()
+    return named if own in named else (own, *named)
 
 
 def read_written(found: Run, source: Source) -> tuple[DecoderConfig, PolicyConfig, RoleConfig | None]:

@@ -99,31 +99,32 @@ def open_visa(config: VisaTrainConfig, mesh: Mesh | None = None) -> VisaParts:
     On a ``mesh`` the decoders are read into pieces and sample from them; what reads texts is whole, in each process.
     """
     source = make_source(config.data)
-    window, key = source.lengths.visa_prompt + source.lengths.text, jax.random.key(config.seed)
-    sizes = dict(window=window, mesh=mesh)
+    sizes = dict(window=source.lengths.visa_prompt + source.lengths.text, mesh=mesh)
     policy = make_policy(  # in one expression: a base of int8 must not stay in memory as it was read
         open_decoder(config.runs.start, "config.runs.start", ("visa_sft",), source, config.policy, **sizes),
         config.policy,
-        key,
+        jax.random.key(config.seed),
         mesh=mesh,
     )
     if config.runs.base == config.runs.start:  # one copy for both
-        base, base_lm = policy.frozen, policy.lm
+        base, base_lm, base_ends = policy.frozen, policy.lm, policy.end_ids
     else:
         sizes |= dict(trained=False)
         opened = open_decoder(config.runs.base, "config.runs.base", ("base",), source, config.policy, **sizes)
-        base = lay_decoder(config.policy.freeze(opened.params), opened.config, mesh)
+        base, base_ends = lay_decoder(config.policy.freeze(opened.params), opened.config, mesh), opened.end_ids
         base_lm = policy.lm if opened.config == policy.config else make_decoder(opened.config)[0]
     drawn = dict(max_new_tokens=source.lengths.text, mesh=mesh)
-    sample = make_sampler(policy.lm, source, **drawn, axes_fn=_axes_fn(policy.config))
-    same = base_lm is policy.lm  # one program for both
+    sample = make_sampler(policy.lm, source, **drawn, end_id=policy.end_ids, axes_fn=_axes_fn(policy.config))
+    same = base_lm is policy.lm and base_ends == policy.end_ids  # one program for both
     return VisaParts(
         config=config,
         source=source,
         policy=policy,
         base=base,
         sample=sample,
-        sample_base=sample if same else make_sampler(base_lm, source, **drawn, axes_fn=_axes_fn(opened.config)),
+        sample_base=sample
+        if same
+        else make_sampler(base_lm, source, **drawn, end_id=base_ends, axes_fn=_axes_fn(opened.config)),
         **open_visa_parts(config, source)._asdict(),
     )
 
@@ -185,7 +186,7 @@ def make_visa_set(parts: VisaParts, rows: int, split: str, base_share: float, se
 
 def visa_rewards(parts: VisaParts) -> tuple[Reward | TextReward, ...]:
     """The rewards that the config names, in its order; UserError for one that there is not."""
-    config, end = parts.config, {"end_id": parts.source.tokenizer.eos_token_id}
+    config, end = parts.config, {"end_id": parts.policy.end_ids}
     detect = parts.functions["detector"]
     scores = {
         "value": (
@@ -231,9 +232,9 @@ def make_visa(parts: VisaParts) -> Started:
         ),
         group_size=config.visa.num_generations,
         max_new_tokens=source.lengths.text,
-        end_id=tokenizer.eos_token_id,
+        end_id=parts.policy.end_ids,
         pad_id=pad_id(tokenizer),
-        texts_fn=make_texts_fn(tokenizer),
+        texts_fn=make_texts_fn(tokenizer, parts.policy.end_ids),
         join_fn=make_join(config.policy),
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
@@ -260,6 +261,7 @@ def open_moc(config: MocTrainConfig, mesh: Mesh | None = None) -> MocParts:
             policy.lm,
             source,
             max_new_tokens=source.lengths.answer,
+            end_id=policy.end_ids,
             batch_size=MOC_SAMPLE_BATCH,
             mesh=mesh,
             axes_fn=_axes_fn(policy.config),
@@ -278,7 +280,7 @@ def make_moc(parts: MocParts) -> Started:
     config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
     method = moc_method.make_method(config.moc)
     questions = source.questions(config.questions, config.seed, "train")
-    score = make_learned_reward(parts.functions["reward_model"], end_id=tokenizer.eos_token_id)
+    score = make_learned_reward(parts.functions["reward_model"], end_id=parts.policy.end_ids)
     critic_fn, critic = None, {}
     if method.signals:
         critic_fn, init_critic = make_critic(parts.policy.config.width, method.signals)
@@ -306,9 +308,9 @@ def make_moc(parts: MocParts) -> Started:
         ),
         group_size=config.moc.num_generations,
         max_new_tokens=source.lengths.answer,
-        end_id=tokenizer.eos_token_id,
+        end_id=parts.policy.end_ids,
         pad_id=pad_id(tokenizer),
-        texts_fn=make_texts_fn(tokenizer),
+        texts_fn=make_texts_fn(tokenizer, parts.policy.end_ids),
         join_fn=make_join(config.policy),
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )

@@ -34,7 +34,7 @@ from visa_jax.evaluation.queue import complete
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
 from visa_jax.models.cache import KV_CACHE_DTYPES
 from visa_jax.models.hub import local_directory
-from visa_jax.types import LanguageModel, Params
+from visa_jax.types import EndId, LanguageModel, Params
 
 WRITERS = ("base", "visa_sft", "moc_sft", "visa", "moc")
 STEERED = ("moc_sft", "moc")
@@ -48,7 +48,7 @@ class Writer(NamedTuple):
     params: Params
     ids: list[int]  # of the whole prompt as the model sees it
     window: int
-    end_id: int | tuple[int, ...]
+    end_id: EndId
     pad_id: int
     write: Callable[[list[int]], tuple[str, str]]  # completion ids -> (prompt with completion, completion)
 
@@ -201,11 +201,11 @@ def _open_run(directory: Path, prompt: str, preference: list[float] | None) -> W
     warn_unknown("--prompt", check_text("--prompt", prompt, tokenizer, config.max_length))
 
     def write(drawn: list[int]) -> tuple[str, str]:
-        completion = decode_batch(tokenizer, np.asarray([drawn], np.int32))[0]
+        completion = decode_batch(tokenizer, np.asarray([drawn], np.int32), end_id=opened.end_ids)[0]
         return f"{prompt.strip()} {completion}".strip(), completion
 
     lm, _ = make_decoder(config)
-    return Writer(lm, opened.params, ids, config.max_length, tokenizer.eos_token_id, pad_id(tokenizer), write)
+    return Writer(lm, opened.params, ids, config.max_length, opened.end_ids, pad_id(tokenizer), write)
 
 
 def prompt_of(kind: str, template: Template, prompt: str, preference: list[float] | None, encoding: str) -> str:

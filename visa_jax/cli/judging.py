@@ -102,11 +102,11 @@ def make_loop(parts: VisaParts, batch_size: int = 64) -> Callable[..., Looped]:
 
     It measures with the detector and the analyzer that reward, never with the judges.
     """
-    config, end_id = parts.config, parts.source.tokenizer.eos_token_id
+    config, end_id = parts.config, parts.policy.end_ids
     detect, entailment = parts.functions["detector"], parts.functions["entailment"]
     rewards, weights = visa_rewards(parts), config.visa.reward_weights
     if parts.text_rewards:
-        texts_fn = make_texts_fn(parts.source.tokenizer)
+        texts_fn = make_texts_fn(parts.source.tokenizer, end_id)
         measure = make_text_measure(rewards, weights, parts.readers, texts_fn, batch_size=batch_size)
     else:
         measure = make_measure(rewards, weights, detect, entailment, end_id=end_id, batch_size=batch_size)

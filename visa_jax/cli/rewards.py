@@ -31,7 +31,7 @@ from visa_jax.rewards.entailment import make_entailment
 from visa_jax.rewards.reward_model import make_text_reward
 from visa_jax.rewards.value_match import make_text_value_match
 from visa_jax.training.roles import RoleConfig, role_functions, stop_id
-from visa_jax.types import Rollout
+from visa_jax.types import EndId, Rollout
 
 CONSISTENCIES = ("nli", "embedding")
 INPUTS = ("pair", "answer")
@@ -133,14 +133,14 @@ def reading(readers: Readers) -> Readers:
     return Readers(*map(either, readers))
 
 
-def make_texts_fn(tokenizer: Any) -> Callable[[Rollout], Texts]:
+def make_texts_fn(tokenizer: Any, end_id: EndId) -> Callable[[Rollout], Texts]:
     """``texts(rollout) -> Texts``: contexts and completions as the policy's tokenizer writes them."""
 
     def texts(rollout: Rollout) -> Texts:
         prompts, rows = rollout.prompts, len(rollout.completion_BT)
         group = rows // len(prompts.context_NS)
         context_N = decode_batch(tokenizer, np.asarray(prompts.context_NS), np.asarray(prompts.context_mask_NS))
-        completion_B = decode_batch(tokenizer, np.asarray(rollout.completion_BT), np.asarray(rollout.mask_BT))
+        completion_B = decode_batch(tokenizer, np.asarray(rollout.completion_BT), np.asarray(rollout.mask_BT), end_id)
         condition_BM = np.repeat(np.asarray(prompts.condition_NM), group, axis=0)
         return Texts([context_N[row // group] for row in range(rows)], completion_B, condition_BM)
 

@@ -107,7 +107,9 @@ def one_by_one(parts: VisaParts) -> VisaParts:
     source, functions = parts.source, parts.functions
     return parts._replace(
         readers=reading(make_readers(source, functions["detector"], functions["entailment"], None, batch_size=1)),
-        sample=make_sampler(parts.lm, source, max_new_tokens=source.lengths.text, batch_size=1),
+        sample=make_sampler(
+            parts.lm, source, max_new_tokens=source.lengths.text, end_id=parts.policy.end_ids, batch_size=1
+        ),
     )
 
 

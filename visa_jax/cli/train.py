@@ -165,7 +165,9 @@ def sample_rows(experiment: Experiment, parts: Any, scored: Scored) -> list[dict
     count = min(SHOWN_SAMPLES, rollout.completion_BT.shape[0] // experiment.group_size)
     rows = np.arange(count) * experiment.group_size
     prompts = decode_batch(tokenizer, np.asarray(rollout.prompts.prompt_NL)[:count])
-    texts = decode_batch(tokenizer, np.asarray(rollout.completion_BT)[rows], np.asarray(rollout.mask_BT)[rows])
+    texts = decode_batch(
+        tokenizer, np.asarray(rollout.completion_BT)[rows], np.asarray(rollout.mask_BT)[rows], experiment.end_id
+    )
     reward_BK = np.asarray(scored.reward_BK)[rows]
     return [
         {

@@ -12,6 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from visa_jax.config import UserError
 from visa_jax.data.symbols import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 from visa_jax.data.testbed.vocabulary import vocabulary
+from visa_jax.ops.masked import is_end
+from visa_jax.types import EndId
 
 KINDS = ("word", "bpe")
 
@@ -151,19 +153,24 @@ def pad_encoded(encoded: Any, widths: Sequence[int], filler: int) -> tuple[np.nd
     return token_NT, mask_NT, type_NT
 
 
-def decode_batch(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, mask: np.ndarray | None = None) -> list[str]:
+def decode_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: np.ndarray,
+    mask: np.ndarray | None = None,
+    end_id: EndId | None = None,
+) -> list[str]:
     """Ids int [n, length] as texts: up to the first end token, padding and begin token left out.
 
     Other special tokens stay visible, so that a policy cannot hide them from a reader. ``mask`` bool [n, length]
-    leaves out what is False.
+    leaves out what is False. ``end_id``: the end tokens; None = the tokenizer's own.
     """
+    end_id = tokenizer.eos_token_id if end_id is None else end_id
     drop = {pad_id(tokenizer), tokenizer.bos_token_id}
     rows = []
-    for row, tokens in enumerate(np.asarray(ids).tolist()):
-        kept = tokens if mask is None else [t for t, keep in zip(tokens, mask[row], strict=True) if keep]
-        if tokenizer.eos_token_id in kept:
-            kept = kept[: kept.index(tokenizer.eos_token_id)]
-        rows.append([token for token in kept if token not in drop])
+    for row, tokens in enumerate(np.asarray(ids)):
+        kept = tokens if mask is None else tokens[mask[row]]
+        before_end = np.cumsum(is_end(kept, end_id)) == 0
+        rows.append([token for token in kept[before_end].tolist() if token not in drop])
     texts = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]
 

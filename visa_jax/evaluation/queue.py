@@ -18,7 +18,7 @@ from visa_jax.data.tokenizer import before_stop
 from visa_jax.evaluation.run import bucket_width, take_rows
 from visa_jax.rollout.generate import advance
 from visa_jax.rollout.slots import empty, place
-from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
+from visa_jax.types import EndId, LanguageModel, Params, PromptBatch, Rollout
 
 
 def make_queue(
@@ -26,7 +26,7 @@ def make_queue(
     *,
     slots: int,
     max_new_tokens: int,
-    end_id: int | tuple[int, ...],
+    end_id: EndId,
     pad_id: int,
     group_size: int = 1,
     widths: Sequence[int] = (),
@@ -147,7 +147,7 @@ def complete(
     key: jax.Array,
     *,
     temperature: float = 0.0,
-    end_id: int | tuple[int, ...],
+    end_id: EndId,
     condition: Sequence[float] = (),
     stop: Sequence[str] = (),
     read_fn: Callable[[list[int]], str] | None = None,

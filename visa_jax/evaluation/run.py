@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from visa_jax.data.source import Source
 from visa_jax.data.tokenizer import decode_batch, encode_batch, pad_id
+from visa_jax.ops.masked import is_end
 from visa_jax.parallel import ROLLOUT_RULES, constrain, on_mesh
 from visa_jax.parallel.axes import constrain_params
 from visa_jax.rewards.base import Reward, stack_rewards, text_tokens
 from visa_jax.rollout import generate
 from visa_jax.rollout.closed_loop import Measured
-from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
+from visa_jax.types import EndId, LanguageModel, Params, PromptBatch, Rollout
 
 
 class Completions(NamedTuple):
@@ -34,6 +35,7 @@ def make_sampler(
     source: Source,
     *,
     max_new_tokens: int,
+    end_id: EndId,
     batch_size: int = 64,
     widths: Sequence[int] = (),
     mesh: Mesh | None = None,
@@ -63,7 +65,7 @@ def make_sampler(
             group_size=1,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            end_id=tokenizer.eos_token_id,
+            end_id=end_id,
             pad_id=pad_id(tokenizer),
             noise_B=noise_B,
         )
@@ -82,7 +84,7 @@ def make_sampler(
                 rollout = program(params, take_rows(prompts, rows, width), noise_N[rows], key, np.float32(temperature))
                 token_BT[rows[:count]] = np.asarray(rollout.completion_BT)[:count]
                 drawn_BT[rows[:count]] = np.asarray(rollout.mask_BT)[:count]
-        mask_BT = drawn_BT & (token_BT != tokenizer.eos_token_id)
+        mask_BT = drawn_BT & ~is_end(token_BT, end_id)
         texts = fit_texts(tokenizer, decode_batch(tokenizer, token_BT, mask_BT), max_new_tokens)
         return Completions(token_BT, mask_BT, texts, drawn_BT)
 
@@ -171,7 +173,7 @@ def make_measure(
     detect_fn: Callable,
     entailment_fn: Callable,
     *,
-    end_id: int,
+    end_id: EndId,
     batch_size: int = 64,
 ) -> Callable[[tuple[Params, Params], PromptBatch, Completions], Measured]:
     """``measure((detector, analyzer) params, prompts, completions) -> Measured``: what the closed loop asks of a text.

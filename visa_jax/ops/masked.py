@@ -1,11 +1,13 @@
 """Sums, means and variances over the entries that a mask counts; nothing counted gives 0."""
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from visa_jax.ops.numerics import as_float, sqrt_or_zero
-from visa_jax.types import Array
+from visa_jax.types import Array, EndId
 
 Axis = int | Sequence[int] | None
 
@@ -65,3 +67,9 @@ def masked_var(x: Array, mask: Array, axis: Axis = None, *, ddof: int = 0, keepd
 def masked_std(x: Array, mask: Array, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Array:
     """Square root of ``masked_var``; its gradient at a variance of 0 is 0, not NaN."""
     return sqrt_or_zero(masked_var(x, mask, axis, ddof=ddof, keepdims=keepdims))
+
+
+def is_end(token: Array, end_id: EndId) -> Array:
+    """Whether each token ends a completion; bool, of the shape of ``token``, numpy's or JAX's as that is."""
+    ends = end_id if isinstance(end_id, tuple) else (end_id,)
+    return functools.reduce(operator.or_, (token == each for each in ends))

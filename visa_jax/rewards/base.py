@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from visa_jax.ops.masked import is_end
 from visa_jax.parallel.rows import lay_rows
-from visa_jax.types import Array, Params, Rollout, Scored
+from visa_jax.types import Array, EndId, Params, Rollout, Scored
 
 
 class Reward(NamedTuple):
@@ -91,9 +92,9 @@ def add_text_rewards(rewards: tuple[Reward | TextReward, ...], reward_BK: np.nda
     return reward_BK
 
 
-def text_tokens(rollout: Rollout, end_id: int) -> tuple[Array, Array]:
+def text_tokens(rollout: Rollout, end_id: EndId) -> tuple[Array, Array]:
     """Completion ids and mask [B, T] without the end token: what a reader of the text sees."""
-    return rollout.completion_BT, rollout.mask_BT & (rollout.completion_BT != end_id)
+    return rollout.completion_BT, rollout.mask_BT & ~is_end(rollout.completion_BT, end_id)
 
 
 def says(text: str) -> bool:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from visa_jax.rewards.base import text_tokens
-from visa_jax.types import Array, Params, Rollout
+from visa_jax.types import Array, EndId, Params, Rollout
 
 
 def claim_mean(claim_BT: Array, entailed_BT: Array, stop_BT: Array) -> Array:
@@ -47,7 +47,7 @@ def make_entailment(encode_fn: Callable, compare_fn: Callable, *, stop_id: int) 
     return entailment
 
 
-def make_consistency(entailment_fn: Callable, *, end_id: int) -> Callable[[Params, Rollout], Array]:
+def make_consistency(entailment_fn: Callable, *, end_id: EndId) -> Callable[[Params, Rollout], Array]:
     """Reward C = (F + B)/2 in [0, 1] between the context (y_orig) and the completion."""
 
     def score(params: Params, rollout: Rollout) -> Array:

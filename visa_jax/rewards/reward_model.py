@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from visa_jax.rewards.base import Texts, text_tokens
-from visa_jax.types import Array, Params, Rollout
+from visa_jax.types import Array, EndId, Params, Rollout
 
 
-def make_learned_reward(score_fn: Callable, *, end_id: int) -> Callable[[Params, Rollout], Array]:
+def make_learned_reward(score_fn: Callable, *, end_id: EndId) -> Callable[[Params, Rollout], Array]:
     """A reward model ``score_fn(params, question_NS, mask_NS, answer_BT, mask_BT) -> reward_B`` as a reward.
 
     It sees the bare question, never the preference: a reward that reads the condition could be talked to.

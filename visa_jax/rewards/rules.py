@@ -4,24 +4,25 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from visa_jax.ops.masked import is_end
 from visa_jax.rewards.base import text_tokens
-from visa_jax.types import Array, Params, Rollout
+from visa_jax.types import Array, EndId, Params, Rollout
 
 
-def make_format(*, end_id: int, stop_id: int) -> Callable[[Params, Rollout], Array]:
+def make_format(*, end_id: EndId, stop_id: int) -> Callable[[Params, Rollout], Array]:
     """-1 where a completion is empty, was cut off, or does not end a sentence before its end token; else 0."""
 
     def score(params: Params, rollout: Rollout) -> Array:
         token_BT, mask_BT = text_tokens(rollout, end_id)
         length_B = jnp.sum(mask_BT, axis=1)
-        ended_B = jnp.any(rollout.mask_BT & (rollout.completion_BT == end_id), axis=1)
+        ended_B = jnp.any(rollout.mask_BT & is_end(rollout.completion_BT, end_id), axis=1)
         last_B = jnp.take_along_axis(token_BT, jnp.maximum(length_B - 1, 0)[:, None], axis=1)[:, 0]
         return jnp.where((length_B > 0) & ended_B & (last_B == stop_id), 0.0, -1.0)
 
     return score
 
 
-def make_length(*, end_id: int, tolerance: float = 1.5) -> Callable[[Params, Rollout], Array]:
+def make_length(*, end_id: EndId, tolerance: float = 1.5) -> Callable[[Params, Rollout], Array]:
     """-max(0, |log((|y|+1)/(|y_orig|+1))| - log tolerance), lengths in tokens (VISA notes 4)."""
 
     def score(params: Params, rollout: Rollout) -> Array:
@@ -34,7 +35,7 @@ def make_length(*, end_id: int, tolerance: float = 1.5) -> Callable[[Params, Rol
     return score
 
 
-def make_token_share(*, tokens: tuple[int, ...], end_id: int) -> Callable[[Params, Rollout], Array]:
+def make_token_share(*, tokens: tuple[int, ...], end_id: EndId) -> Callable[[Params, Rollout], Array]:
     """Share of a completion's tokens that are among ``tokens``."""
 
     def score(params: Params, rollout: Rollout) -> Array:

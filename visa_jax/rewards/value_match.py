@@ -7,7 +7,7 @@ import numpy as np
 
 from visa_jax.ops.numerics import cosine
 from visa_jax.rewards.base import Texts, text_tokens
-from visa_jax.types import Array, Params, Rollout
+from visa_jax.types import Array, EndId, Params, Rollout
 
 VALUE_REWARDS = ("cos", "l2", "cos+l2")
 
@@ -25,7 +25,7 @@ def value_reward(detected_BM: Array, target_BM: Array, kind: str) -> Array:
     return {"cos": angle_B, "l2": near_B, "cos+l2": (angle_B + near_B) / 2}[kind]
 
 
-def make_value_match(detect_fn: Callable, *, end_id: int, kind: str) -> Callable[[Params, Rollout], Array]:
+def make_value_match(detect_fn: Callable, *, end_id: EndId, kind: str) -> Callable[[Params, Rollout], Array]:
     """Reward from a detector ``detect_fn(params, tokens_BT, mask_BT) -> value_BM`` in [-1, 1]."""
 
     def score(params: Params, rollout: Rollout) -> Array:

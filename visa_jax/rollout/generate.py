@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from visa_jax.ops.masked import is_end
 from visa_jax.rollout.sampling import is_off, mark, sample_token
-from visa_jax.types import Array, LanguageModel, Params, Prefix, PromptBatch, Rollout, record
+from visa_jax.types import Array, EndId, LanguageModel, Params, Prefix, PromptBatch, Rollout, record
 
 
 @record
@@ -45,7 +46,7 @@ def generate(
     top_p=1.0,
     min_p=0.0,
     repetition_penalty=1.0,
-    end_id: int | tuple[int, ...],
+    end_id: EndId,
     pad_id: int,
     noise_B: jax.Array | None = None,
     places: tuple[jax.Array, int] | None = None,
@@ -150,7 +151,6 @@ def _draw(rows: Rows, logits_BV, key, *, end_id, pad_id, **choice) -> Rows:
     here_BT = jnp.arange(length)[None, :] == rows.step.reshape(-1, 1)
     new_columns = dict(completion_BT=token_B, mask_BT=alive_B, logp_BT=jnp.where(alive_B, logp_B, 0))
     written = {name: jnp.where(here_BT, new[:, None], getattr(rows, name)) for name, new in new_columns.items()}
-    ends = jnp.asarray(end_id, jnp.int32).reshape(1, -1)
     seen_BV = rows.seen_BV
     if seen_BV is not None:
         seen_BV = mark(seen_BV, token_B[:, None], alive_B[:, None])
@@ -158,7 +158,7 @@ def _draw(rows: Rows, logits_BV, key, *, end_id, pad_id, **choice) -> Rows:
         rows,
         token_B=token_B,
         step=rows.step + 1,
-        alive_B=alive_B & jnp.all(token_B[:, None] != ends, axis=1) & (rows.step + 1 < length),
+        alive_B=alive_B & ~is_end(token_B, end_id) & (rows.step + 1 < length),
         seen_BV=seen_BV,
         **written,
     )

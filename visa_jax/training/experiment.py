@@ -10,7 +10,7 @@ from visa_jax.parallel.mesh import MeshConfig
 from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.update import JoinFn, whole
-from visa_jax.types import LanguageModel, Params, PromptBatch, Rollout
+from visa_jax.types import EndId, LanguageModel, Params, PromptBatch, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Experiment(NamedTuple):
     prompts_fn: Callable[..., PromptBatch]  # (key, step, own=None) -> N prompts, or those that own (int [n]) numbers
     group_size: int
     max_new_tokens: int
-    end_id: int
+    end_id: EndId
     pad_id: int
     evaluate_fn: Callable[[Params], dict[str, float]] | None = None  # judged by the oracle; never a reward
     join_fn: JoinFn = whole  # (what is trained, reference params) -> the policy's params

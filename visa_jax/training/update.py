@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from visa_jax.methods.base import Advantages, Method, PolicyOutput
+from visa_jax.ops.masked import is_end
 from visa_jax.parallel import constrain
-from visa_jax.types import Array, Batch, Params, Rollout, Scored, TrainState, WeightedSum
+from visa_jax.types import Array, Batch, EndId, Params, Rollout, Scored, TrainState, WeightedSum
 
 # (params, rollout) -> (logp_BT, critic_BTK): the forward pass of policy and critic heads
 PolicyFn = Callable[[Params, Rollout], tuple[Array, Array]]
@@ -55,7 +56,7 @@ def make_update(
     policy_fn: PolicyFn,
     optimizer: optax.GradientTransformation,
     *,
-    end_id: int,
+    end_id: EndId,
     epochs: int = 1,
     minibatches: int = 1,
     micro_batches: int = 1,
@@ -160,10 +161,10 @@ def _add_up(fn: Callable, pieces, count: int):
     return jax.lax.scan(lambda total, piece: (jax.tree.map(jnp.add, total, fn(piece)), None), zero, pieces)[0]
 
 
-def completion_metrics(rollout: Rollout, end_id: int) -> dict[str, Array]:
+def completion_metrics(rollout: Rollout, end_id: EndId) -> dict[str, Array]:
     """Lengths, the share cut off by the limit, and the entropy estimate -E[logp] of the sampled tokens."""
     length_B = jnp.sum(rollout.mask_BT, axis=1)
-    ended_B = jnp.any(rollout.mask_BT & (rollout.completion_BT == end_id), axis=1)
+    ended_B = jnp.any(rollout.mask_BT & is_end(rollout.completion_BT, end_id), axis=1)
     tokens = jnp.maximum(jnp.sum(rollout.mask_BT), 1)
     return {
         "completions/mean_length": jnp.mean(length_B),
