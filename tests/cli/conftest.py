@@ -1,4 +1,7 @@
-"""A command line as a user types it."""
+"""A command line as a user types it, and what it may be typed on."""
+
+import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -16,3 +19,27 @@ def call(capsys):
         return code, told.out, told.err.strip()
 
     return call
+
+
+@pytest.fixture
+def refused() -> Callable[[tuple[int, str, str]], str]:
+    """What `call` gave -> the one line of a refusal."""
+
+    def refused(told: tuple[int, str, str]) -> str:
+        code, out, error = told
+        assert code in (1, 2) and out == "" and "Traceback" not in error and "\n" not in error, told
+        return error
+
+    return refused
+
+
+@pytest.fixture
+def visa(chain):
+    """A finished VISA run, not to be changed."""
+    return chain.directory / "visa"
+
+
+@pytest.fixture
+def copied(chain, tmp_path):
+    """A run that a test may damage."""
+    return lambda name: shutil.copytree(chain.directory / name, tmp_path / name)

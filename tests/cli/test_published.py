@@ -23,13 +23,6 @@ NLI = ("contradiction", "neutral", "entailment")
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz") + (".", "!", ",")
 
 
-def refused(told: tuple[int, str, str]) -> str:
-    """The one line of a refusal."""
-    code, out, error = told
-    assert code in (1, 2) and out == "" and "Traceback" not in error and "\n" not in error, told
-    return error
-
-
 # ---------------------------------------------------------------- a classifier whose logits are known
 
 
@@ -314,7 +307,7 @@ DAMAGE = {
         ("detector", "nowhere", "nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_line(role, name, message, chain, published, call, tmp_path):
+def test_what_cannot_be_read_is_refused_in_one_line(role, name, message, chain, published, call, tmp_path, refused):
     tokenizer, directory = published.make_tokenizer(vocabulary()), tmp_path / name
     if name != "nowhere":
         labels = {"unnamed": ("LABEL_0", "LABEL_1", "LABEL_2"), "three_values": VALUES[:3]}
@@ -327,7 +320,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(role, name, message, chain, 
     assert not (tmp_path / "run").exists()
 
 
-def test_moc_rewards_are_refused_in_one_line(chain, models, call, tmp_path):
+def test_moc_rewards_are_refused_in_one_line(chain, models, call, tmp_path, refused):
     for reading, message in (
         ({"labels": ()}, f"config.runs.rewards[1]: {models / 'humour'}: has 2 classes and no label says which"),
         ({"labels": ("", "FUN")}, f"config.runs.rewards[1]: {models / 'humour'}: no class is called 'FUN'"),

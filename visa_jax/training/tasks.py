@@ -55,11 +55,7 @@ def detector_loss(detect_fn: Callable) -> Callable:
     def loss(params: Params, batch: dict) -> tuple[WeightedSum, dict]:
         found = detect_fn(params, batch["token"], batch["mask"])
         value = value_regression(found.value_BM, batch["value"])
-        presence_BM = jnp.clip(found.presence_BM, 1e-6, 1 - 1e-6)
-        logit_BM = jnp.log(presence_BM) - jnp.log1p(-presence_BM)
-        presence = entailment(logit_BM, batch["value"] != 0)
-        total = value.total + presence.mean() * value.weight
-        return WeightedSum(total=total, weight=value.weight), {"value_loss": value, "presence_loss": presence}
+        return _with_presence("value_loss", value, found.presence_BM, batch["value"])
 
     return loss
 
@@ -70,13 +66,18 @@ def translator_loss(detect_fn: Callable) -> Callable:
     def loss(params: Params, batch: dict) -> tuple[WeightedSum, dict]:
         found = detect_fn(params, batch["token"], batch["mask"])
         shift = shift_regression(2 * found.value_BM, batch["shift"])
-        presence_BM = jnp.clip(found.presence_BM, 1e-6, 1 - 1e-6)
-        logit_BM = jnp.log(presence_BM) - jnp.log1p(-presence_BM)
-        presence = entailment(logit_BM, batch["shift"] != 0)
-        total = shift.total + presence.mean() * shift.weight
-        return WeightedSum(total=total, weight=shift.weight), {"shift_loss": shift, "presence_loss": presence}
+        return _with_presence("shift_loss", shift, found.presence_BM, batch["shift"])
 
     return loss
+
+
+def _with_presence(name: str, read: WeightedSum, presence_BM: Array, label_BM: Array) -> tuple[WeightedSum, dict]:
+    """A loss of readings, called ``name``, and the cross-entropy of which values are there at all."""
+    presence_BM = jnp.clip(presence_BM, 1e-6, 1 - 1e-6)
+    logit_BM = jnp.log(presence_BM) - jnp.log1p(-presence_BM)
+    presence = entailment(logit_BM, label_BM != 0)
+    total = read.total + presence.mean() * read.weight
+    return WeightedSum(total=total, weight=read.weight), {name: read, "presence_loss": presence}
 
 
 def analyzer_loss(encode_fn: Callable, compare_fn: Callable) -> Callable:
