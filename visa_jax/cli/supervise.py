@@ -180,7 +180,7 @@ def _measure(role: RoleConfig, source: Source, params: Params, published: Path |
     """
     if published is not None:
         open_fn = {"detector": open_detector, "analyzer": open_pair_entailment, "reward_model": open_reward}[role.role]
-        read = [open_fn(str(published), "--workdir", i) for i in range(role.twins or 1)]
+        read = [open_fn(published, "--workdir", i) for i in range(role.twins or 1)]
         reports = [measure_reader(role.role, read_fn, source, role.objective) for read_fn in read]
     else:
         functions = role_functions(source, role)
