@@ -4,9 +4,10 @@
     visa-jax train --config=configs/moc_llama2_7b.py --workdir=runs/moc_llama2_7b
     visa-jax train --config=configs/moc_llama2_7b.py:single --workdir=runs/moc_llama2_7b
 
-Hardware: 16 chips of 16 GB (v5e:4x4: 14.1 GB in the rollout), or one card of 48 GB (docs/benchmarks.md: update 11.2 GB,
-rollout 41.4 GB, the base in four bits). Not run yet; needs two reward models of `supervise` and a
-file of questions (config.data.path).
+Hardware: 16 chips of 16 GB (v5e:4x4: 11.1 GB in the rollout, a step at least 1.8 s; docs/scaling.md), or
+one card of 48 GB with the base in four bits (`:single`: update 12.2 GB; the rollout of 64 prompts at once would hold
+51 GB, so take `:single,prompts=32`). Not run yet; needs two reward models of `supervise` and a file of questions
+(config.data.path).
 """
 
 from visa_jax_configs.pods import LLAMA2_7B, moc_page
