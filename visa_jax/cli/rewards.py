@@ -152,21 +152,21 @@ def role_of(run: Run) -> RoleConfig:
     return from_config_dict(RoleConfig, run.config.role, f"{run.workdir}/config.json: role")
 
 
-def is_huggingface(directory: Path) -> bool:
+def is_huggingface(directory: str | Path) -> bool:
     """Whether a directory is one of Hugging Face: its config.json names a model_type."""
-    return (directory / "config.json").is_file() and "model_type" in load_config(directory)
+    return (Path(directory) / "config.json").is_file() and "model_type" in load_config(directory)
 
 
-def reads_texts(directory: Path) -> bool:
+def reads_texts(directory: str | Path) -> bool:
     """Whether what reads there takes texts: a Hugging Face directory, or a run that gave one a head of its own."""
-    return is_huggingface(directory) or (directory / HUGGINGFACE / "config.json").is_file()
+    return is_huggingface(directory) or (Path(directory) / HUGGINGFACE / "config.json").is_file()
 
 
 # Each of the next three opens a Hugging Face classifier, or a run of its role on a published model; ``twin`` says which
 # of a run's two models.
 
 
-def open_detector(directory: Path, field: str, twin: int = 0) -> Callable:
+def open_detector(directory: str | Path, field: str, twin: int = 0) -> Callable:
     """``values(texts) -> value [n, 10]`` of a classifier (``rewards/classes.py:make_value_reading``)."""
     with _named(field, directory):
         model, tokenizer = _load(directory, field, "detector", twin)
@@ -175,7 +175,7 @@ def open_detector(directory: Path, field: str, twin: int = 0) -> Callable:
     return lambda texts: values(logits(texts))
 
 
-def open_analyzer(directory: Path, field: str, twin: int = 0, *, consistency: str) -> Callable:
+def open_analyzer(directory: str | Path, field: str, twin: int = 0, *, consistency: str) -> Callable:
     """``(F, B) = entailment(sources, texts)`` of an NLI classifier, or of text embeddings."""
     if consistency == "embedding" and is_huggingface(directory):
         pair_fn = similarity.make_pair_similarity(open_embedder(directory, field), split_sentences)
@@ -184,7 +184,7 @@ def open_analyzer(directory: Path, field: str, twin: int = 0, *, consistency: st
     return nli.make_sentence_entailment(pair_fn, split_sentences)
 
 
-def open_pair_entailment(directory: Path, field: str, twin: int = 0) -> Callable:
+def open_pair_entailment(directory: str | Path, field: str, twin: int = 0) -> Callable:
     """``p(premises, sentences) -> [n]`` of an NLI classifier: the probability of entailment."""
     with _named(field, directory):
         model, tokenizer = _load(directory, field, "analyzer", twin)
@@ -219,7 +219,7 @@ def open_embedder(directory: str | Path, field: str) -> Callable:
     return make_text_fn(model.embed, model.params, tokenizer, max_length=model.max_length)
 
 
-def _load(directory: Path, field: str, role: str, twin: int) -> tuple[Classifier, Any]:
+def _load(directory: str | Path, field: str, role: str, twin: int) -> tuple[Classifier, Any]:
     """A classifier with its tokenizer."""
     if is_huggingface(directory):
         model, tokenizer = load_classifier(directory)
