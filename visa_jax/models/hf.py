@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from visa_jax.config import FieldError, UserError
 from visa_jax.models.decoder import DTYPES, DecoderConfig, make_decoder
-from visa_jax.models.families import FAMILIES, Family
+from visa_jax.models.families import FAMILIES, MULTIMODAL, OUTPUT, VISION, WRAPPED, Family, text_fields
 from visa_jax.models.hub import local_directory
 from visa_jax.models.layout import Path as ParamPath
 from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensors
@@ -66,6 +67,8 @@ def load_pretrained(
     family = read_family(directory)
     with open_weights(directory) as weights:
         slots = fit_weights(weights, FAMILIES[family], config)
+        if vision := [name for name in weights.names if name.startswith(VISION)]:
+            print(f"{directory}: the text decoder is read, {len(vision)} tensors of vision are not", file=sys.stderr)
         tokenizer = load_tokenizer(directory, config.vocab_size)
         if check_fn is not None:
             check_fn(config, tokenizer)
@@ -116,18 +119,19 @@ def save_pretrained(
 
 
 def read_family(directory: str | Path) -> str:
-    """model_type of ``directory/config.json``. UserError unless it is in FAMILIES."""
+    """model_type of ``directory/config.json``, of a multimodal one that of its text decoder. UserError unless known."""
     path = Path(directory) / "config.json"
     family = read_json(path).get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}")
-    return family
+    if family not in (*FAMILIES, *MULTIMODAL):
+        raise UserError(f"{path}: model_type {family!r} is none of {', '.join((*FAMILIES, *MULTIMODAL))}")
+    return MULTIMODAL.get(family, family)
 
 
 def read_decoder_config(directory: str | Path, **changes) -> DecoderConfig:
     """DecoderConfig of ``directory/config.json``. Raises UserError for what the decoder cannot do."""
     path = Path(directory) / "config.json"
-    family, contents = FAMILIES[read_family(directory)], read_json(path)
+    family = FAMILIES[read_family(directory)]
+    contents = read_fields(path, lambda: text_fields(read_json(path)))
     refuse_fields(path, contents, family.refused)
     return read_fields(path, lambda: DecoderConfig(**family.read(contents), **changes))
 
@@ -188,12 +192,16 @@ def fit_weights(weights: Weights, family: Family, config: DecoderConfig) -> dict
 
     Raises UserError for a tensor that is not there, has another shape, or belongs to no parameter of such a decoder.
     """
-    base = family.base if any(name.startswith(family.base) for name in weights.names) else ""
+    bases = [base for base in (*WRAPPED, family.base) if any(name.startswith(base) for name in weights.names)]
+    base = bases[0] if bases else ""
+    output = WRAPPED.get(base, OUTPUT)
     slots, expected = {}, set()
     for path, leaf in _shapes(config).items():
         slot = family.slots[path]
         if slot.name.startswith(family.base):
             slot = slot._replace(name=base + slot.name.removeprefix(family.base))
+        elif slot.name == OUTPUT:
+            slot = slot._replace(name=output)
         slots[path] = slot
         stacked = path[0] == "layers"
         shape = stored_shape(path, slot, leaf.shape[1:] if stacked else leaf.shape)
@@ -201,8 +209,10 @@ def fit_weights(weights: Weights, family: Family, config: DecoderConfig) -> dict
             weights.check(slot.name.format(layer), shape)
             expected.add(slot.name.format(layer))
     for name in weights.names:
-        known = name in expected or name.endswith(BUFFERS) or (name == "lm_head.weight" and config.tie_embeddings)
-        if not known and name.startswith(base):  # what stands outside are heads for other tasks
+        known = name in expected or name.endswith(BUFFERS) or (name == output and config.tie_embeddings)
+        # what stands outside are heads for other tasks, and of a multimodal model its eyes, which are known by name
+        outside = name.startswith(VISION) if base in WRAPPED else not name.startswith(base)
+        if not known and not outside:
             raise UserError(f"{weights.source}: tensor {name} has no place in the model of config.json")
     return slots
 
