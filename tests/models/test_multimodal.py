@@ -89,3 +89,19 @@ def test_what_config_json_leaves_unsaid(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
     with pytest.raises(UserError, match="config.json: text_config is missing"):
         read_decoder_config(tmp_path)
+
+
+@pytest.mark.parametrize("ends", ["x", [1, "x"], [1, -2], 1.5])
+def test_end_tokens_that_are_none_are_refused(ends, text, tmp_path):
+    directory = wrap(text, tmp_path / "whole", "published")
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(UserError, match="whole: eos_token_id = .* is no id of a token, nor a list of such$"):
+        load_pretrained(directory)
+
+
+def test_end_tokens_of_a_text_config(text, tmp_path):
+    directory = wrap(text, tmp_path / "whole", "published")
+    contents = json.loads((directory / "config.json").read_text())
+    contents["text_config"]["eos_token_id"] = [contents.pop("eos_token_id"), 7]
+    (directory / "config.json").write_text(json.dumps(contents))
+    assert load_pretrained(directory)[0].end_ids[1] == 7

@@ -64,7 +64,7 @@ def load_pretrained(
     """
     directory = local_directory(directory)
     config = read_decoder_config(directory, **changes)
-    family = read_family(directory)
+    family, (end_ids, pad_id) = read_family(directory), special_ids(directory)
     with open_weights(directory) as weights:
         slots = fit_weights(weights, FAMILIES[family], config)
         if vision := [name for name in weights.names if name.startswith(VISION)]:
@@ -74,7 +74,6 @@ def load_pretrained(
             check_fn(config, tokenizer)
         params = read_params(weights, slots, _shapes(config), param_dtype, sharding_fn)
     lm, _ = make_decoder(config)
-    end_ids, pad_id = special_ids(directory)
     return Pretrained(lm, params, config, end_ids, pad_id, family), tokenizer
 
 
@@ -256,12 +255,19 @@ def load_tokenizer(directory: str | Path, vocab_size: int):
 
 
 def special_ids(directory: str | Path) -> tuple[tuple[int, ...], int]:
-    """(end ids, pad id) of generation_config.json, else of config.json; the first end id pads where none is named."""
+    """(end ids, pad id) of generation_config.json, else of config.json; the first end id pads where none is named.
+
+    UserError where one is no number of a token.
+    """
     path = Path(directory) / "generation_config.json"
-    contents = read_json(Path(directory) / "config.json") | (read_json(path) if path.is_file() else {})
+    config = read_json(Path(directory) / "config.json")
+    contents = config.get("text_config", {}) | config | (read_json(path) if path.is_file() else {})
     ends = contents.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
     pad = contents.get("pad_token_id")
+    for field, found in (("eos_token_id", ends), ("pad_token_id", () if pad is None else (pad,))):
+        if not all(isinstance(each, int) and each >= 0 for each in found):
+            raise UserError(f"{directory}: {field} = {contents[field]!r} is no id of a token, nor a list of such")
     return ends, pad if pad is not None else (ends[0] if ends else 0)
 
 
