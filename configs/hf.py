@@ -3,8 +3,9 @@
     visa-jax supervise --config=configs/hf.py:part=visa_sft,model=DIR --config.data.path=FILE --workdir=runs/hf/visa_sft
     visa-jax train --config=configs/hf.py:part=visa,model=DIR --config.data.path=FILE --workdir=runs/hf/visa
 
-DIR is a Hugging Face directory (Llama, Mistral, Qwen2/3, Gemma 2/3, GPT-2). The parts are those of own_text.py, each a
-run in `runs`; `base` is a small model over DIR's vocabulary here, from which analyzer and reward models start:
+DIR is a Hugging Face directory or a name on the hub (Llama, Mistral, Qwen2/3, Gemma 2/3, GPT-2). The parts are those of
+own_text.py, each a run in `runs`; `base` is a small model over DIR's vocabulary here, from which analyzer and reward
+models start:
 
     VISA   base -> detector, analyzer -> visa_sft (from DIR) -> visa
     MOC    base -> reward (objective=0, objective=1) -> moc_sft (from DIR) -> moc

@@ -60,6 +60,21 @@ CASES = {
             ),
         ),
     ),
+    "gemma3_vision": (
+        "Gemma3Config",
+        dict(
+            text_config=GEMMA,
+            vision_config=dict(
+                hidden_size=8,
+                intermediate_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=1,
+                image_size=8,
+                patch_size=4,
+            ),
+            mm_tokens_per_image=4,
+        ),
+    ),
     "gpt2": (
         "GPT2Config",
         dict(vocab_size=48, n_embd=32, n_layer=2, n_head=4, n_inner=40, n_positions=64, bos_token_id=1, eos_token_id=2),
@@ -95,9 +110,10 @@ def _noise(name, shape):
 def build(config):
     """transformers' model in float32 with the weights of ``draw_weights``, and the shapes of its tensors as saved."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = auto.from_config(config, attn_implementation="eager").float().eval()
     state = model.state_dict()
     if config.tie_word_embeddings:
         state.pop("lm_head.weight")
@@ -112,9 +128,9 @@ def compute(model) -> dict[str, np.ndarray]:
     """Everything that a test compares, for a model of ``build``."""
     import torch
 
-    tokens = torch.from_numpy(draw_tokens(model.config.vocab_size))
+    tokens = torch.from_numpy(draw_tokens(model.config.get_text_config().vocab_size))
     mask = torch.ones_like(tokens)
-    base, found = model.base_model, {}
+    base, found = getattr(model.base_model, "language_model", model.base_model), {}
     last_norm = base.ln_f if hasattr(base, "ln_f") else base.norm
 
     def run(ids, mask, **more):
@@ -136,6 +152,8 @@ def compute(model) -> dict[str, np.ndarray]:
     logps = torch.log_softmax(run(tokens, mask).logits[:, :-1], dim=-1)
     logps.gather(-1, tokens[:, 1:, None]).sum().backward()
     for name, parameter in model.named_parameters():  # shared ones once
+        if parameter.grad is None:  # vision, which text does not reach
+            continue
         gradient = parameter.grad.double().numpy()
         found[f"gradient {name}"] = np.asarray(
             [np.sum(gradient * direction(name, gradient.shape)), np.linalg.norm(gradient)]

@@ -24,6 +24,7 @@ from visa_jax.config import FieldError, UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.data.template import condition_size
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder
+from visa_jax.models.families import FAMILIES
 from visa_jax.models.hf import read_decoder_config, special_ids
 from visa_jax.models.hub import local_directory
 from visa_jax.models.lora import attach, merge_adapters
@@ -189,9 +190,11 @@ def read_written(found: Run, source: Source) -> tuple[DecoderConfig, PolicyConfi
 
 
 def base_of(found: Run) -> str | None:
-    """The Hugging Face directory, or the hub name, that a run started from; None where it started from a run."""
+    """The Hugging Face directory or hub name of a decoder that a run started from; None where it started from a run, or
+    from a multimodal model, in which PEFT would look for the adapters elsewhere."""
     _, start = _start_of(found.config)
-    return start if "model_type" in load_config(local_directory(start, weights=False)) else None
+    family = load_config(local_directory(start, weights=False)).get("model_type")
+    return start if family in FAMILIES else None
 
 
 def start_role(workdir: Path, config: Any) -> RoleConfig | None:

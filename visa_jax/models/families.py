@@ -26,6 +26,23 @@ class Family(NamedTuple):
     refused: dict[str, tuple]  # field of config.json -> values that mean what the decoder does
 
 
+# model_type of text with pictures -> the family of its text decoder, and what its text_config leaves unsaid
+MULTIMODAL = {"gemma3": "gemma3_text"}
+TEXT_DEFAULTS = dict(  # transformers' Gemma3TextConfig
+    vocab_size=262208,
+    hidden_size=2304,
+    intermediate_size=9216,
+    num_hidden_layers=26,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=256,
+    max_position_embeddings=131072,
+)
+OUTPUT = "lm_head.weight"
+# where the text decoder is in a multimodal file -> where its output is: as published, and as transformers holds it
+WRAPPED = {"language_model.model.": f"language_model.{OUTPUT}", "model.language_model.": OUTPUT}
+VISION = tuple(f"{base}{part}." for base in ("", "model.") for part in ("vision_tower", "multi_modal_projector"))
+
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 ATTENTION = {
     ("attention", name, leaf): f"self_attn.{short}_proj.{tensor}"
@@ -49,12 +66,19 @@ GEMMA_NORMS = {
 }
 
 
+def text_fields(c: Fields) -> Fields:
+    """What a config.json says of the language model: of a multimodal one its text_config. KeyError without that."""
+    if c.get("model_type") not in MULTIMODAL:
+        return c
+    return TEXT_DEFAULTS | c["text_config"] | {"model_type": MULTIMODAL[c["model_type"]]}
+
+
 def _llama_slots(norms: dict[Path, str] = NORMS) -> dict[Path, Slot]:
     layer = {("layers", *path): Slot(f"model.layers.{{}}.{name}") for path, name in (ATTENTION | MLP | norms).items()}
     return layer | {
         ("embedding",): Slot("model.embed_tokens.weight"),
         ("norm", "scale"): Slot("model.norm.weight"),
-        ("output", "kernel"): Slot("lm_head.weight"),
+        ("output", "kernel"): Slot(OUTPUT),
     }
 
 

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from visa_jax.config import FieldError, UserError
 from visa_jax.models.decoder import DTYPES, DecoderConfig, make_decoder
-from visa_jax.models.families import FAMILIES, Family
+from visa_jax.models.families import FAMILIES, MULTIMODAL, OUTPUT, VISION, WRAPPED, Family, text_fields
 from visa_jax.models.hub import local_directory
 from visa_jax.models.layout import Path as ParamPath
 from visa_jax.models.layout import Slot, read_param, stored_shape, stored_tensors
@@ -63,15 +64,16 @@ def load_pretrained(
     """
     directory = local_directory(directory)
     config = read_decoder_config(directory, **changes)
-    family = read_family(directory)
+    family, (end_ids, pad_id) = read_family(directory), special_ids(directory)
     with open_weights(directory) as weights:
         slots = fit_weights(weights, FAMILIES[family], config)
+        if vision := [name for name in weights.names if name.startswith(VISION)]:
+            print(f"{directory}: the text decoder is read, {len(vision)} tensors of vision are not", file=sys.stderr)
         tokenizer = load_tokenizer(directory, config.vocab_size)
         if check_fn is not None:
             check_fn(config, tokenizer)
         params = read_params(weights, slots, _shapes(config), param_dtype, sharding_fn)
     lm, _ = make_decoder(config)
-    end_ids, pad_id = special_ids(directory)
     return Pretrained(lm, params, config, end_ids, pad_id, family), tokenizer
 
 
@@ -116,18 +118,19 @@ def save_pretrained(
 
 
 def read_family(directory: str | Path) -> str:
-    """model_type of ``directory/config.json``. UserError unless it is in FAMILIES."""
+    """model_type of ``directory/config.json``, of a multimodal one that of its text decoder. UserError unless known."""
     path = Path(directory) / "config.json"
     family = read_json(path).get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}")
-    return family
+    if family not in (*FAMILIES, *MULTIMODAL):
+        raise UserError(f"{path}: model_type {family!r} is none of {', '.join((*FAMILIES, *MULTIMODAL))}")
+    return MULTIMODAL.get(family, family)
 
 
 def read_decoder_config(directory: str | Path, **changes) -> DecoderConfig:
     """DecoderConfig of ``directory/config.json``. Raises UserError for what the decoder cannot do."""
     path = Path(directory) / "config.json"
-    family, contents = FAMILIES[read_family(directory)], read_json(path)
+    family = FAMILIES[read_family(directory)]
+    contents = read_fields(path, lambda: text_fields(read_json(path)))
     refuse_fields(path, contents, family.refused)
     return read_fields(path, lambda: DecoderConfig(**family.read(contents), **changes))
 
@@ -188,12 +191,16 @@ def fit_weights(weights: Weights, family: Family, config: DecoderConfig) -> dict
 
     Raises UserError for a tensor that is not there, has another shape, or belongs to no parameter of such a decoder.
     """
-    base = family.base if any(name.startswith(family.base) for name in weights.names) else ""
+    bases = [base for base in (*WRAPPED, family.base) if any(name.startswith(base) for name in weights.names)]
+    base = bases[0] if bases else ""
+    output = WRAPPED.get(base, OUTPUT)
     slots, expected = {}, set()
     for path, leaf in _shapes(config).items():
         slot = family.slots[path]
         if slot.name.startswith(family.base):
             slot = slot._replace(name=base + slot.name.removeprefix(family.base))
+        elif slot.name == OUTPUT:
+            slot = slot._replace(name=output)
         slots[path] = slot
         stacked = path[0] == "layers"
         shape = stored_shape(path, slot, leaf.shape[1:] if stacked else leaf.shape)
@@ -201,8 +208,10 @@ def fit_weights(weights: Weights, family: Family, config: DecoderConfig) -> dict
             weights.check(slot.name.format(layer), shape)
             expected.add(slot.name.format(layer))
     for name in weights.names:
-        known = name in expected or name.endswith(BUFFERS) or (name == "lm_head.weight" and config.tie_embeddings)
-        if not known and name.startswith(base):  # what stands outside are heads for other tasks
+        known = name in expected or name.endswith(BUFFERS) or (name == output and config.tie_embeddings)
+        # what stands outside are heads for other tasks, and of a multimodal model its eyes, which are known by name
+        outside = name.startswith(VISION) if base in WRAPPED else not name.startswith(base)
+        if not known and not outside:
             raise UserError(f"{weights.source}: tensor {name} has no place in the model of config.json")
     return slots
 
@@ -246,12 +255,19 @@ def load_tokenizer(directory: str | Path, vocab_size: int):
 
 
 def special_ids(directory: str | Path) -> tuple[tuple[int, ...], int]:
-    """(end ids, pad id) of generation_config.json, else of config.json; the first end id pads where none is named."""
+    """(end ids, pad id) of generation_config.json, else of config.json; the first end id pads where none is named.
+
+    UserError where one is no number of a token.
+    """
     path = Path(directory) / "generation_config.json"
-    contents = read_json(Path(directory) / "config.json") | (read_json(path) if path.is_file() else {})
+    config = read_json(Path(directory) / "config.json")
+    contents = config.get("text_config", {}) | config | (read_json(path) if path.is_file() else {})
     ends = contents.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
     pad = contents.get("pad_token_id")
+    for field, found in (("eos_token_id", ends), ("pad_token_id", () if pad is None else (pad,))):
+        if not all(isinstance(each, int) and each >= 0 for each in found):
+            raise UserError(f"{directory}: {field} = {contents[field]!r} is no id of a token, nor a list of such")
     return ends, pad if pad is not None else (ends[0] if ends else 0)
 
 
