@@ -124,4 +124,5 @@ def moc_page(arg, name: str, decoder: dict, **sizes) -> ConfigDict:
         config.policy.quantize = "nf4"
         config.loop.mesh.fsdp = config.loop.mesh.tensor = 1
         config.loop.micro_batches = options.prompts
+        config.loop.rollout_batches = max(options.prompts // 16, 1)  # keys and values of 16 prompts at a time
     return config

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from tests.training import ways
 from visa_jax.config import FieldError
 from visa_jax.parallel import MeshConfig
 from visa_jax.training.pmapped import deal
+from visa_jax.training.programs import make_rollout
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 TOLERANCE = 1e-5
@@ -45,8 +47,23 @@ def test_adapters_and_micro_batches_on_a_mesh(mesh):
     """Adapters on an int8 base, two epochs of two minibatches of two pieces: each piece lies on all devices."""
     choices = {"steps": 1, "epochs": 2, "minibatches": 2}
     expected = ways.run("visa", choices=choices, lora=True, quantize="int8")
-    choices["micro_batches"] = 1 if mesh.way == "pmap_sharded" else 2
+    choices |= {"micro_batches": 1 if mesh.way == "pmap_sharded" else 2, "rollout_batches": 2}
     assert ways.difference(expected, ways.run("visa", mesh, choices=choices, lora=True, quantize="int8")) < TOLERANCE
+
+
+def test_prompts_drawn_in_pieces_get_the_completions_of_all_at_once():
+    experiment, params, ref_params, _ = ways.make_run("visa")
+
+    def draw(pieces):
+        rollout = jax.jit(make_rollout(experiment, ways.make_config(rollout_batches=pieces)))
+        return rollout(params, ref_params, ways.prompts_fn(None, 0), jax.random.key(3))
+
+    expected, found = draw(1), draw(4)
+    for name in ("completion_BT", "mask_BT"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_allclose(found.logp_BT, expected.logp_BT, atol=1e-5)
+    np.testing.assert_array_equal(found.prompts.prompt_NL, expected.prompts.prompt_NL)
+    assert len(np.unique(expected.completion_BT, axis=0)) > 8  # rows of equal prompts differ, and so would equal noise
 
 
 def test_every_piece_of_a_step_is_spread_over_all_devices():
@@ -61,6 +78,7 @@ def test_every_piece_of_a_step_is_spread_over_all_devices():
         (MeshConfig(data=-1, tensor=3), {}, {}, "4 devices, the other axes take 3"),
         (MeshConfig(data=4), {}, {"prompts_per_step": 6}, "6 prompts do not divide into 4 devices"),
         (MeshConfig(data=4), {}, {"micro_batches": 4}, "8 prompts in 4 pieces"),
+        (MeshConfig(data=4), {}, {"rollout_batches": 4}, "8 prompts in 4 pieces"),
         (
             MeshConfig(tensor=4),
             {"heads": 8, "kv_heads": 2},

@@ -139,7 +139,7 @@ def parts_of(name: str, compiled: Compiled, work: counts.Work) -> list[tuple[str
     if name != "rollout":
         return [(name, once, 1)]
     step = max(rounds, key=lambda counted: counted.bytes, default=hlo.Counts())
-    return [("prefill", once, 1), ("decode", step, work.completion_length - 1)]
+    return [("prefill", once, 1), ("decode", step, work.rollout_batches * (work.completion_length - 1))]
 
 
 def work_of(blueprint: Blueprint, platform: str, shards: int) -> counts.Work:
@@ -163,6 +163,7 @@ def work_of(blueprint: Blueprint, platform: str, shards: int) -> counts.Work:
         chunked=chunk < piece,
         old_pass=loop.epochs * loop.minibatches > 1 or blueprint.experiment.method.signals > 0,
         passes=loop.epochs,
+        rollout_batches=loop.rollout_batches,
         adapter_numbers=adapters,
     )
 

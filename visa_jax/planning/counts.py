@@ -23,6 +23,7 @@ class Work:
     chunked: bool = True  # whether logits are computed again in the backward pass
     old_pass: bool = False  # a forward pass for the log-probabilities before the update (critics, epochs)
     passes: int = 1  # epochs
+    rollout_batches: int = 1  # in which prompts are drawn, one after the other
     adapter_numbers: int = 0  # of LoRA, all layers; 0 = every kernel is trained
 
     @property
@@ -80,7 +81,7 @@ def decode_bytes(work: Work, row_shards: int, tensor: int, weight_bytes: float) 
     decoder = work.decoder
     width = 2 if decoder.dtype != "float32" else 4
     columns = work.prompts * work.prompt_length + work.rows * (work.completion_length - 1)
-    cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * columns * width
+    cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * columns * width / work.rollout_batches
     return weight_bytes / tensor + cache / row_shards / tensor
 
 

@@ -33,6 +33,7 @@ class LoopConfig:
     epochs: int = 1  # passes over the rows of a step
     minibatches: int = 1  # gradient steps a pass
     micro_batches: int = 1  # pieces of a minibatch computed one after the other: less memory, the same gradient
+    rollout_batches: int = 1  # pieces of a step's prompts drawn one after the other: less cache, the same completions
     evaluate_every: int = 25  # steps; 0 = never
     checkpoint_every: int = 100  # steps; 0 = only at the end
     keep_last: int = 2  # checkpoints that stay, the newest
@@ -59,6 +60,11 @@ class LoopConfig:
             self.micro_batches >= 1 and self.prompts_per_step % (self.minibatches * self.micro_batches) == 0,
             "micro_batches",
             f"{self.prompts_per_step} prompts do not divide into {self.minibatches} x {self.micro_batches} pieces",
+        )
+        require(
+            self.rollout_batches >= 1 and self.prompts_per_step % self.rollout_batches == 0,
+            "rollout_batches",
+            f"{self.prompts_per_step} prompts do not divide into {self.rollout_batches} batches",
         )
 
 

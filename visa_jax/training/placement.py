@@ -102,7 +102,8 @@ def place_rows(tree: Any, mesh: Mesh, count: int) -> Any:
 
 def require_rows(prompts: int, pieces: int, shards: int) -> None:
     """FieldError unless the prompts of each of so many pieces of a step divide into ``shards`` devices."""
-    told = f"{prompts} prompts in {pieces} pieces (minibatches x micro_batches)" if pieces > 1 else f"{prompts} prompts"
+    of = "minibatches x micro_batches, or rollout_batches"
+    told = f"{prompts} prompts in {pieces} pieces ({of})" if pieces > 1 else f"{prompts} prompts"
     require(
         prompts % pieces == 0 and (prompts // pieces) % shards == 0,
         "loop.prompts_per_step",

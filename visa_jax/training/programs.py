@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from visa_jax.rewards.base import stack_rewards
 from visa_jax.rollout import generate
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.optimizer import make_optimizer
-from visa_jax.training.update import make_update
+from visa_jax.training.update import make_update, split_rows
 from visa_jax.types import TrainState
 
 
@@ -33,19 +34,32 @@ class Programs(NamedTuple):
 def make_rollout(experiment: Experiment, config: LoopConfig) -> Callable:
     """``rollout(trained, ref_params, prompts, key, places=None) -> Rollout``; pure."""
 
+    batches, group_size = config.rollout_batches, experiment.group_size
+
     def rollout(trained, ref_params, prompts, key, places=None):
-        return generate(
-            experiment.lm,
-            experiment.join_fn(trained, ref_params)["decoder"],
-            prompts,
-            key,
-            group_size=experiment.group_size,
-            max_new_tokens=experiment.max_new_tokens,
-            temperature=config.temperature,
-            end_id=experiment.end_id,
-            pad_id=experiment.pad_id,
-            places=places,
-        )
+        params = experiment.join_fn(trained, ref_params)["decoder"]
+
+        def draw(prompts, places):
+            return generate(
+                experiment.lm,
+                params,
+                prompts,
+                key,
+                group_size=group_size,
+                max_new_tokens=experiment.max_new_tokens,
+                temperature=config.temperature,
+                end_id=experiment.end_id,
+                pad_id=experiment.pad_id,
+                places=places,
+            )
+
+        if batches == 1:
+            return draw(prompts, places)
+        count = len(prompts.prompt_NL)
+        place_B, total = (jnp.arange(count * group_size), count * group_size) if places is None else places
+        pieces = split_rows((prompts, place_B), count, batches)
+        drawn = jax.lax.map(lambda piece: draw(piece[0], (piece[1], total)), pieces)
+        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), drawn)
 
     return rollout
 
