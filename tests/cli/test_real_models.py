@@ -240,9 +240,9 @@ def test_what_cannot_be_trained_is_told_in_one_line(name, chain, real, call, tmp
         config, command = dataclasses.replace(sft_config(real / "model", PolicyConfig()), start=""), "supervise"
         flags, message = ["--config.policy.lora_rank=4"], "config.policy.lora_rank: is for language models that have a"
     else:
-        role = RoleConfig(role="detector", rows=8, fit=FitConfig(steps=1, batch_size=4))
+        role = RoleConfig(role="translator", rows=8, fit=FitConfig(steps=1, batch_size=4))
         config, command = SuperviseConfig(role=role, start=str(real / "model")), "supervise"
-        message = f"config.start: {real / 'model'} is a Hugging Face model, a detector starts from a run of ours"
+        message = f"config.start: {real / 'model'} is a Hugging Face model, a translator starts from a run of ours"
     page = chain.page(tmp_path / "page.py", config)
     code, out, error = call(command, f"--config={page}", f"--workdir={tmp_path / 'run'}", *flags)
     assert code in (1, 2) and out == "" and "\n" not in error and f"visa-jax {command}: {message}" in error, error

@@ -205,7 +205,9 @@ def test_a_sampler_writes_the_same_in_buckets(decoder, prompts, temperature, com
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
-    make = functools.partial(make_sampler, lm, SimpleNamespace(tokenizer=tokenizer), max_new_tokens=8, batch_size=3)
+    source = SimpleNamespace(tokenizer=tokenizer)
+    choices = dict(max_new_tokens=8, end_id=tokenizer.eos_token_id, batch_size=3)
+    make = functools.partial(make_sampler, lm, source, **choices)
     expected = make()(params, prompts, jax.random.key(5), temperature)
     sample = make(widths=(2, 4))
     compiles.reset()

@@ -136,7 +136,12 @@ def make_reward_reader(lm: LanguageModel) -> tuple[Callable, Callable]:
 
 
 def hold(params: Params, dtype: str) -> Params:
-    """A reader's parameters with those of its trunk in ``dtype``; what they are computed in is the trunk's config's."""
+    """A reader's parameters with those of its trunk in ``dtype``; what they are computed in is the trunk's config's.
+
+    A reader without a trunk (a linear detector) stays as it is.
+    """
+    if "decoder" not in params:
+        return params
     return params | {"decoder": jax.tree.map(lambda leaf: leaf.astype(dtype), params["decoder"])}
 
 
