@@ -6,7 +6,7 @@
 
 Hardware: 16 chips of 16 GB (v5e:4x4: 11.1 GB in the rollout, a step at least 1.8 s; docs/scaling.md), or
 one card of 48 GB with the base in four bits (`:single`: update 12.2 GB; the rollout of 64 prompts at once would hold
-51 GB, so take `:single,prompts=32`). Not run yet; needs two reward models of `supervise` and a file of questions
+51 GB, so it draws 16 at a time). Not run yet; needs two reward models of `supervise` and a file of questions
 (config.data.path).
 """
 
