@@ -36,7 +36,7 @@ class Chip:
 
 
 # cloud.google.com/tpu/docs: peak compute per chip in bf16, HBM capacity and bandwidth, interchip interconnect bandwidth
-# (given there in both directions or in Gbit/s: one direction here). Looked up in 2026-11, but for tpu7x's HBM rate and links.
+# (given there in both directions or in Gbit/s: one direction here). Looked up in 2026-11, but for tpu7x's HBM and links
 CHIPS = {
     "v4": Chip("v4", 32 * 2**30, 275e12, 1228 * GB, 300 * GB, cores=2),
     "v5e": Chip("v5e", 16 * 2**30, 197e12, 819 * GB, 200 * GB),
