@@ -46,7 +46,8 @@ def completion_logps(lm: LanguageModel, params, rollout: Rollout, *, temperature
     if chunk >= tokens:
         logp_BT = score((state_BTD, rollout.completion_BT))
     else:
-        columns = max(chunk // rows, 1)
+        chunks = -(-length // max(chunk // rows, 1))
+        columns = -(-length // chunks)  # equal ones: a last one of few columns would be filled up with zeros
         pairs = jax.tree.map(lambda x: _fold(x, columns), (state_BTD, rollout.completion_BT))
         keep_sums = jax.checkpoint_policies.save_only_these_names(LOGSUMEXP)
         # on a mesh the output layer is gathered once and not with each chunk
