@@ -9,6 +9,7 @@ from visa_jax.methods.base import Method
 from visa_jax.parallel.mesh import MeshConfig
 from visa_jax.rewards.base import Reward, TextReward, Texts
 from visa_jax.training.optimizer import OptimizerConfig
+from visa_jax.training.policy import DTYPES
 from visa_jax.training.update import JoinFn, whole
 from visa_jax.types import EndId, LanguageModel, Params, PromptBatch, Rollout
 
@@ -48,8 +49,8 @@ class LoopConfig:
         require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
         require(self.keep_last >= 1, "keep_last", "must be at least 1: a run goes on from it")
         require(self.keep_best >= 0, "keep_best", "must be at least 0")
-        known = self.reward_dtype in ("float32", "bfloat16")
-        require(known, "reward_dtype", f"{self.reward_dtype!r} is none of float32, bfloat16")
+        known = ", ".join(DTYPES)
+        require(self.reward_dtype in DTYPES, "reward_dtype", f"{self.reward_dtype!r} is none of {known}")
         require(self.temperature > 0, "temperature", "must be > 0 to sample")
         require(
             self.epochs >= 1 and self.minibatches >= 1 and self.prompts_per_step % self.minibatches == 0,

@@ -45,8 +45,7 @@ def make_meshed(experiment: Experiment, config: LoopConfig, state: TrainState, m
       FieldError: prompts, heads or widths that do not divide into the mesh, with both numbers.
     """
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    for pieces in (config.minibatches * config.micro_batches, config.rollout_batches):
-        placement.require_rows(config.prompts_per_step, pieces, row_shards(mesh))
+    placement.require_rows(config, row_shards(mesh))
     held = state_shardings(experiment, state, mesh)
     rows = NamedSharding(mesh, spec(("batch",), ACTIVATION_RULES))
     everywhere = NamedSharding(mesh, PartitionSpec())

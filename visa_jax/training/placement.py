@@ -16,6 +16,7 @@ from visa_jax.models.decoder import DecoderConfig
 from visa_jax.models.placement import decoder_axes
 from visa_jax.parallel.axes import ACTIVATION_RULES, PARAM_RULES, Rules, is_axes, sharding, spec
 from visa_jax.parallel.rows import lay_rows
+from visa_jax.training.experiment import LoopConfig
 from visa_jax.types import Params, TrainState
 
 
@@ -100,15 +101,17 @@ def place_rows(tree: Any, mesh: Mesh, count: int) -> Any:
     return jax.tree.map(one, tree)
 
 
-def require_rows(prompts: int, pieces: int, shards: int) -> None:
-    """FieldError unless the prompts of each of so many pieces of a step divide into ``shards`` devices."""
-    of = "minibatches x micro_batches, or rollout_batches"
-    told = f"{prompts} prompts in {pieces} pieces ({of})" if pieces > 1 else f"{prompts} prompts"
-    require(
-        prompts % pieces == 0 and (prompts // pieces) % shards == 0,
-        "loop.prompts_per_step",
-        f"{told} do not divide into {shards} devices of data x fsdp",
-    )
+def require_rows(config: LoopConfig, shards: int) -> None:
+    """FieldError unless the prompts of each piece of a step, in rollout and update, divide into ``shards`` devices."""
+    prompts = config.prompts_per_step
+    update = (config.minibatches * config.micro_batches, "minibatches x micro_batches")
+    for pieces, name in (update, (config.rollout_batches, "rollout_batches")):
+        told = f"{prompts} prompts in {pieces} pieces ({name})" if pieces > 1 else f"{prompts} prompts"
+        require(
+            prompts % pieces == 0 and (prompts // pieces) % shards == 0,
+            "loop.prompts_per_step",
+            f"{told} do not divide into {shards} devices of data x fsdp",
+        )
 
 
 def path_names(path) -> tuple[str, ...]:

@@ -47,8 +47,7 @@ def make_pmapped(experiment: Experiment, config: LoopConfig, state: TrainState) 
     devices = list(make_mesh(config.mesh).devices.flat)
     count, pieces = len(devices), config.minibatches * config.micro_batches
     require(jax.process_count() == 1, "loop.mesh.way", f"{config.mesh.way} is for one process; take jit for several")
-    for each in (pieces, config.rollout_batches):
-        require_rows(config.prompts_per_step, each, count)
+    require_rows(config, count)
     sharded = config.mesh.way == "pmap_sharded"
     flat = not sharded or config.optimizer.name != "muon"
     require(flat, "loop.mesh.way", "pmap_sharded holds runs of numbers, which muon cannot step; take pmap, or jit")
