@@ -10,9 +10,10 @@ import jax
 import pytest
 
 from visa_jax.cli.configs import MocRuns, MocTrainConfig, VisaRuns, VisaTrainConfig
+from visa_jax.cli.runs import claim_workdir
 from visa_jax.cli.sources import make_source
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
-from visa_jax.cli.train import claim_workdir, open_parts, train_run
+from visa_jax.cli.train import open_parts, train_run
 from visa_jax.config import to_config_dict, to_json
 from visa_jax.data.tokenizer import make_testbed_tokenizer
 from visa_jax.evaluation import parts as quality

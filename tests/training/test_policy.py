@@ -9,7 +9,7 @@ from visa_jax.config import FieldError
 from visa_jax.models import DecoderConfig
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.policy import PolicyConfig
-from visa_jax.training.supervised import FitConfig, Task, fit
+from visa_jax.training.supervised import FitConfig, FitHooks, Task, fit, start_fit
 from visa_jax.types import WeightedSum
 
 SIZES = dict(vocab_size=9, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, mlp_width=8)
@@ -65,13 +65,10 @@ def test_training_an_offset_is_training_what_it_is_added_to():
 
     config = FitConfig(steps=5, batch_size=1, optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=0.0))
     key = jax.random.key(0)
-    whole, _ = fit(task(), config, key, params=jnp.full(2, 3.0))
+    whole, _ = fit(task(), config, start_fit(task(), config, key, params=jnp.full(2, 3.0)))
+    low = task(frozen=jnp.full(2, 3.0), join=lambda a, frozen: a + frozen)
     seen = []
-    offset, _ = fit(
-        task(frozen=jnp.full(2, 3.0), join=lambda a, frozen: a + frozen),
-        config,
-        key,
-        on_step=lambda step, metrics: seen.append(metrics["loss"]),
-    )
-    np.testing.assert_allclose(offset + 3, whole, rtol=1e-5)
-    assert seen[0] == pytest.approx((9 + 4) / 2) and float(jnp.abs(offset).min()) > 0.05
+    hooks = FitHooks(on_step=lambda step, metrics: seen.append(metrics["loss"]))
+    offset, _ = fit(low, config, start_fit(low, config, key), hooks=hooks)
+    np.testing.assert_allclose(offset.params + 3, whole.params, rtol=1e-5)
+    assert seen[0] == pytest.approx((9 + 4) / 2) and float(jnp.abs(offset.params).min()) > 0.05

@@ -7,7 +7,18 @@ import pytest
 
 from visa_jax.config import UserError
 from visa_jax.training.optimizer import OptimizerConfig, make_schedule
-from visa_jax.training.supervised import FitConfig, Stopper, Task, fit, row_batches, twin, twin_batches
+from visa_jax.training.supervised import (
+    FitConfig,
+    FitHooks,
+    Stopper,
+    Task,
+    fit,
+    learned,
+    row_batches,
+    start_fit,
+    twin,
+    twin_batches,
+)
 from visa_jax.types import WeightedSum
 
 X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
@@ -25,11 +36,18 @@ def line_task(**changes) -> Task:
     return Task(**(fields | {"batch": row_batches(ROWS, 16, 0)} | changes))
 
 
+def train(task, key=0, *, params=None, stopper=None, hooks=FitHooks()):
+    """(what was learned, summary)."""
+    state = start_fit(task, CONFIG, jax.random.key(key), params=params, stopper=stopper)
+    state, summary = fit(task, CONFIG, state, stopper=stopper, hooks=hooks)
+    return learned(state), summary
+
+
 CONFIG = FitConfig(steps=150, batch_size=16, optimizer=OptimizerConfig(learning_rate=0.1, decay="cosine"))
 
 
 def test_fits_the_line():
-    params, summary = fit(line_task(), CONFIG, jax.random.key(0))
+    params, summary = train(line_task())
     np.testing.assert_allclose(params["w"], TRUTH, atol=1e-2)
     assert summary["steps"] == 150
 
@@ -37,9 +55,9 @@ def test_fits_the_line():
 def test_twins_equal_their_single_runs():
     batches = [row_batches(ROWS, 16, seed) for seed in (0, 1)]
     keys = jax.random.split(jax.random.key(3), 2)
-    both, _ = fit(line_task(batch=twin_batches(batches), twins=2), CONFIG, jax.random.key(3))
+    both, _ = train(line_task(batch=twin_batches(batches), twins=2), 3)
     for i in range(2):
-        alone, _ = fit(line_task(batch=batches[i]), CONFIG, jax.random.key(9), params=line_task().init(keys[i]))
+        alone, _ = train(line_task(batch=batches[i]), 9, params=line_task().init(keys[i]))
         np.testing.assert_allclose(twin(both, i)["w"], alone["w"], atol=1e-5)
     assert not np.allclose(both["w"][0], both["w"][1], atol=1e-7)
 
@@ -61,9 +79,42 @@ def test_early_stopping_returns_the_best():
         seen.append(np.asarray(params["w"]).copy())
         return next(told)
 
-    params, summary = fit(line_task(), CONFIG, jax.random.key(0), stopper=Stopper(held_out, every=10, patience=2))
+    params, summary = train(line_task(), stopper=Stopper(held_out, every=10, patience=2))
     np.testing.assert_array_equal(params["w"], seen[1])
     assert summary["steps"] == 40 and [loss for _, loss in summary["held_out"]] == [3.0, 1.0, 2.0, 2.5]
+
+
+def test_goes_on_from_a_checkpoint_as_if_never_stopped():
+    """Stopped after step 23 with the lowest loss behind it: the last state, and what early stopping gives, are equal."""
+
+    def stopper():
+        told = {10: 3.0, 20: 1.0, 30: 2.0, 40: 0.5, 50: 2.0, 60: 0.5}  # a tie is no new low
+        steps = iter(told)
+        return Stopper(lambda params: told[next(steps)], every=10, patience=2)
+
+    whole, summary = train(line_task(), stopper=stopper())
+    kept, steps = [], []
+    hooks = FitHooks(
+        on_step=lambda step, metrics: steps.append(step),
+        on_checkpoint=lambda step, state: kept.append(jax.tree.map(jnp.copy, state)),
+        should_stop=lambda: len(steps) == 22,  # a step is told when the next one runs
+    )
+    one = stopper()
+    state, first = fit(
+        line_task(), CONFIG, start_fit(line_task(), CONFIG, jax.random.key(0), stopper=one), stopper=one, hooks=hooks
+    )
+    assert first["steps"] == int(kept[0].step) == 23 and len(kept) == 1 and steps == list(range(23))
+    state, second = fit(line_task(), CONFIG, kept[0], stopper=one)
+    np.testing.assert_array_equal(learned(state)["w"], whole["w"])
+    assert second["steps"] == summary["steps"] == 60 and second["held_out"] == summary["held_out"]
+    state, again = fit(line_task(), CONFIG, state, stopper=one)  # of a run that has ended nothing is left to do
+    np.testing.assert_array_equal(learned(state)["w"], whole["w"])
+    assert again["steps"] == 60
+
+
+def test_nan_of_the_held_out_loss_ends_the_run():
+    with pytest.raises(UserError, match="held_out_loss is NaN at step 10"):
+        train(line_task(), stopper=Stopper(lambda params: float("nan"), every=10, patience=2))
 
 
 def test_nan_names_the_step():
@@ -72,7 +123,7 @@ def test_nan_names_the_step():
         return rows | {"y": rows["y"] * np.nan} if step == 7 else rows
 
     with pytest.raises(UserError, match="loss is NaN at step 7"):
-        fit(line_task(batch=batch), CONFIG, jax.random.key(0))
+        train(line_task(batch=batch))
 
 
 def test_schedule():

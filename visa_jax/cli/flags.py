@@ -35,6 +35,12 @@ def define_config(values: flags.FlagValues, *, required: bool = True) -> None:
     flags.DEFINE_string("config", None, help_text, flag_values=values, required=required)
 
 
+def define_config_change(values: flags.FlagValues) -> None:
+    """Define `--allow_config_change`, for commands that go on with a run."""
+    help_text = "go on with a run that was made with another config; the difference is printed"
+    flags.DEFINE_boolean("allow_config_change", False, help_text, flag_values=values)
+
+
 def parse(
     values: flags.FlagValues,
     name: str,

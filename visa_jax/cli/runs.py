@@ -9,6 +9,7 @@ workdir/huggingface/  of a run that stands on a Hugging Face model: its config.j
 
 import functools
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from visa_jax.checkpoint import load_params, save_params
-from visa_jax.config import UserError, load_config, save_config
+from visa_jax.config import UserError, config_differences, load_config, save_config
 from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from visa_jax.models import Pretrained, make_decoder
 from visa_jax.models.hf import load_tokenizer as load_any_tokenizer
@@ -56,6 +57,28 @@ def save_run(
             write_json(workdir / HUGGINGFACE / "config.json", huggingface)
         save_tokenizer(tokenizer, workdir / "tokenizer")
     save_params(workdir, params, step=step)
+
+
+def claim_workdir(workdir: str, config: ConfigDict, *, allow_change: bool = False) -> None:
+    """Keep `config` in `workdir`, or, where a run lies there, make sure that it was made with the same config.
+
+    ``allow_change``: another one is printed and takes its place (a mesh of other machines, more steps).
+    """
+    found = multihost.any_process((Path(workdir) / "config.json").is_file())  # asked before process 0 writes it
+    if found:
+        differences = config_differences(load_config(workdir), config)
+        if differences and not allow_change:
+            raise UserError(
+                f"{workdir}: holds a run with another config ({'; '.join(differences)}); use a new workdir, "
+                "or --allow_config_change"
+            )
+        if not differences:
+            return
+        for line in differences if multihost.is_primary() else ():
+            print(f"config changed: {line}", file=sys.stderr)
+        multihost.any_process(True)  # all have read it
+    if multihost.is_primary():
+        save_config(workdir, config)
 
 
 def run_kind(config: Any) -> str:

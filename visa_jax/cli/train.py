@@ -5,7 +5,6 @@ visa-jax train --config=configs/visa.py:tiny --workdir=runs/visa --config.loop.o
 
 import json
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from ml_collections import ConfigDict
 
 from visa_jax.cli.configs import MocTrainConfig, VisaTrainConfig
 from visa_jax.cli.experiment import VisaParts, make_moc, make_visa, open_moc, open_visa
-from visa_jax.cli.flags import define_config, define_workdir
+from visa_jax.cli.flags import define_config, define_config_change, define_workdir
 from visa_jax.cli.judging import make_moc_monitor, make_visa_monitor
-from visa_jax.cli.main import explain, run
-from visa_jax.cli.runs import save_run
-from visa_jax.config import UserError, config_differences, from_config_dict, load_config, save_config, to_config_dict
+from visa_jax.cli.main import run
+from visa_jax.cli.processes import together
+from visa_jax.cli.runs import claim_workdir, save_run
+from visa_jax.config import UserError, from_config_dict, save_config, to_config_dict
 from visa_jax.data.tokenizer import decode_batch
 from visa_jax.parallel import make_mesh, multihost
 from visa_jax.training import fishwood
@@ -37,27 +37,11 @@ SHOWN_SAMPLES = 10
 def define_flags(values: flags.FlagValues) -> None:
     define_config(values)
     define_workdir(values, "directory of the run; one that holds a run is gone on with")
-    flags.DEFINE_boolean(
-        "allow_config_change",
-        False,
-        "go on with a run that was made with another config; the difference is printed",
-        flag_values=values,
-    )
+    define_config_change(values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
-    multihost.initialize()
-    try:
-        return train_command(values)
-    except (UserError, OSError, KeyboardInterrupt) as error:
-        if jax.process_count() > 1:
-            multihost.leave(explain("train", error))
-        raise
-    except Exception:  # a fault of ours: its traceback, and an end that does not wait for the other processes
-        if jax.process_count() > 1:
-            traceback.print_exc()
-            multihost.leave(1)
-        raise
+    return together("train", lambda: train_command(values))
 
 
 def train_command(values: flags.FlagValues) -> int:
@@ -87,28 +71,6 @@ def read_config(config: ConfigDict) -> VisaTrainConfig | MocTrainConfig | FishWo
     if method not in CONFIGS:
         raise UserError(f"config.method: {method!r} is not one of {', '.join(CONFIGS)}")
     return from_config_dict(CONFIGS[method], config)
-
-
-def claim_workdir(workdir: str, config: ConfigDict, *, allow_change: bool = False) -> None:
-    """Keep `config` in `workdir`, or, where a run lies there, make sure that it was made with the same config.
-
-    ``allow_change``: another one is printed and takes its place (a mesh of other machines, more steps).
-    """
-    found = multihost.any_process((Path(workdir) / "config.json").is_file())  # asked before process 0 writes it
-    if found:
-        differences = config_differences(load_config(workdir), config)
-        if differences and not allow_change:
-            raise UserError(
-                f"{workdir}: holds a run with another config ({'; '.join(differences)}); use a new workdir, "
-                "or --allow_config_change"
-            )
-        if not differences:
-            return
-        for line in differences if multihost.is_primary() else ():
-            print(f"config changed: {line}", file=sys.stderr)
-        multihost.any_process(True)  # all have read it
-    if multihost.is_primary():
-        save_config(workdir, config)
 
 
 def train_fishwood(config: FishWoodConfig, workdir: str) -> int:

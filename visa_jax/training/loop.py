@@ -17,12 +17,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from visa_jax.config import require
 from visa_jax.parallel import MeshConfig
 from visa_jax.rewards.base import score_texts
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.meshed import make_meshed, start_meshed
 from visa_jax.training.metrics import check_finite
+from visa_jax.training.placement import require_all_devices
 from visa_jax.training.pmapped import make_pmapped
 from visa_jax.training.programs import Programs, make_jitted, run_optimizer
 from visa_jax.training.state import init_state
@@ -38,10 +38,7 @@ def make_programs(experiment: Experiment, config: LoopConfig, state: TrainState)
     Raises:
       FieldError: sizes that do not divide into the mesh.
     """
-    alone = config.mesh == MeshConfig() and jax.process_count() > 1
-    require(
-        not alone, "loop.mesh", f"is one device, but there are {jax.process_count()} processes; fsdp = -1 takes all"
-    )
+    require_all_devices(config.mesh, "loop.mesh")
     if config.mesh.way != "jit":
         return make_pmapped(experiment, config, state)
     return (make_meshed if is_meshed(config.mesh) else make_jitted)(experiment, config, state)

@@ -4,7 +4,8 @@ Everything is derived from the axes that parameters declare (``models/placement.
 ``parallel/axes.py``. Sizes that do not divide are refused here, before anything is compiled.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +15,8 @@ from visa_jax.checkpoint import is_key
 from visa_jax.config import require
 from visa_jax.models.decoder import DecoderConfig
 from visa_jax.models.placement import decoder_axes
-from visa_jax.parallel.axes import ACTIVATION_RULES, PARAM_RULES, Rules, is_axes, sharding, spec
+from visa_jax.parallel.axes import ACTIVATION_RULES, PARAM_RULES, WHOLE_RULES, Rules, is_axes, on_mesh, sharding, spec
+from visa_jax.parallel.mesh import MeshConfig, row_shards
 from visa_jax.parallel.rows import lay_rows
 from visa_jax.training.experiment import LoopConfig
 from visa_jax.types import Params, TrainState
@@ -22,14 +24,19 @@ from visa_jax.types import Params, TrainState
 
 def policy_axes(params: Params, config: DecoderConfig) -> Params:
     """Axes of ``{"decoder": ..., "critic": ...}``; what is not the decoder is small and whole everywhere."""
-    whole = {name: jax.tree.map(lambda x: (None,) * np.ndim(x), tree) for name, tree in params.items()}
+    whole = {name: whole_axes(tree) for name, tree in params.items()}
     return whole | {"decoder": decoder_axes(params["decoder"], config)}
 
 
-def state_axes(state: TrainState, params_axes: Params) -> TrainState:
-    """Axes of a whole state: the optimizer's moments lie as their parameters, all else is whole.
+def whole_axes(tree: Any) -> Any:
+    """Axes of a tree that is whole on every device."""
+    return jax.tree.map(lambda x: (None,) * np.ndim(x), tree)
 
-    Moments are found by their names: the path of a moment ends with that of its parameter (optax keeps both trees).
+
+def state_axes(state: Any, params_axes: Params) -> Any:
+    """Axes of a whole state: parameters, and what the optimizer keeps of each, lie alike; all else is whole.
+
+    They are found by their names: the path of a moment ends with that of its parameter (optax keeps both trees).
     """
     named = {path_names(path): axes for path, axes in jax.tree_util.tree_leaves_with_path(params_axes, is_leaf=is_axes)}
 
@@ -38,11 +45,7 @@ def state_axes(state: TrainState, params_axes: Params) -> TrainState:
         found = next((named[path[i:]] for i in range(len(path)) if path[i:] in named), None)
         return found if found is not None and len(found) == np.ndim(leaf) else (None,) * np.ndim(leaf)
 
-    whole = jax.tree.map(lambda x: (None,) * np.ndim(x), state)
-    opt_state = jax.tree_util.tree_map_with_path(axes_of, state.opt_state)
-    return TrainState(
-        step=whole.step, params=params_axes, opt_state=opt_state, method_state=whole.method_state, key=whole.key
-    )
+    return jax.tree_util.tree_map_with_path(axes_of, state)
 
 
 def shardings(tree: Any, axes: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
@@ -101,6 +104,12 @@ def place_rows(tree: Any, mesh: Mesh, count: int) -> Any:
     return jax.tree.map(one, tree)
 
 
+def require_all_devices(mesh: MeshConfig, field: str) -> None:
+    """FieldError where ``field`` is for one device and there are several processes."""
+    alone = mesh == MeshConfig() and jax.process_count() > 1
+    require(not alone, field, f"is one device, but there are {jax.process_count()} processes; fsdp = -1 takes all")
+
+
 def require_rows(config: LoopConfig, shards: int) -> None:
     """FieldError unless the prompts of each piece of a step, in rollout and update, divide into ``shards`` devices."""
     prompts = config.prompts_per_step
@@ -112,6 +121,44 @@ def require_rows(config: LoopConfig, shards: int) -> None:
             "loop.prompts_per_step",
             f"{told} do not divide into {shards} devices of data x fsdp",
         )
+
+
+class Layout(NamedTuple):
+    """Where a supervised run lies: its parameters by their axes, its rows cut; without a mesh, on the first device."""
+
+    mesh: Mesh | None = None
+    axes_fn: Callable[[Params], Params] = whole_axes  # what is trained -> its logical axes
+    rules: Rules = WHOLE_RULES  # by which parameters lie
+
+    def program(self, fn: Callable, out: Any = None, **options: Any) -> Callable:
+        """``fn`` jitted; ``out``: shardings of its results."""
+        return jax.jit(on_mesh(fn, self.mesh, self.rules), out_shardings=out, **options)
+
+    def held(self, state: Any) -> Any:
+        """The sharding of each array of a state that has ``params``; arrays or shapes. FieldError as ``shardings``."""
+        if self.mesh is None:
+            return None
+        return shardings(state, state_axes(state, self.axes_fn(state.params)), self.mesh, self.rules)
+
+    def everywhere(self) -> NamedSharding | None:
+        """The sharding of what every device has."""
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+
+    def put_whole(self, tree: Any) -> Any:
+        """``tree`` whole on every device."""
+        return tree if self.mesh is None else place_whole(tree, self.mesh)
+
+    def put_rows(self, tree: Any, axis: int = 0) -> Any:
+        """Arrays of rows, which every process has, cut along ``axis``."""
+        if self.mesh is None:
+            return tree
+        cut = NamedSharding(self.mesh, spec((*(None,) * axis, "batch"), ACTIVATION_RULES))
+        return place(tree, jax.tree.map(lambda _: cut, tree))
+
+    def require_rows(self, count: int, field: str) -> None:
+        """FieldError unless so many rows, of ``field``, divide into the devices that cut them."""
+        pieces = 1 if self.mesh is None else row_shards(self.mesh)
+        require(count % pieces == 0, field, f"{count} rows do not divide into {pieces} devices of data x fsdp")
 
 
 def path_names(path) -> tuple[str, ...]:

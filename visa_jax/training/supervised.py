@@ -17,8 +17,9 @@ import optax
 from visa_jax.config import require
 from visa_jax.training.metrics import check_finite
 from visa_jax.training.optimizer import OptimizerConfig, make_optimizer
+from visa_jax.training.placement import Layout, place
 from visa_jax.training.update import whole
-from visa_jax.types import Params
+from visa_jax.types import Array, Params, record
 
 
 class Task(NamedTuple):
@@ -54,6 +55,26 @@ class Stopper(NamedTuple):
     patience: int
 
 
+@record
+class FitState:
+    """Everything that a step changes, and what early stopping remembers."""
+
+    step: Array  # int32 []
+    params: Params
+    opt_state: Any
+    best: Params  # those of the lowest held-out loss; {} without early stopping
+    held_out_E: Array  # float32: that loss at each evaluation, NaN = none yet; one at least, for orbax takes no less
+
+
+class FitHooks(NamedTuple):
+    """What the loop tells the outside; each may do nothing."""
+
+    on_step: Callable[[int, dict], None] = lambda step, metrics: None  # metrics as floats
+    on_checkpoint: Callable[[int, FitState], None] = lambda step, state: None
+    checkpoint_every: int = 0  # steps; 0 = only where the run ends
+    should_stop: Callable[[], bool] = lambda: False  # asked after every step (Ctrl-C, SIGTERM)
+
+
 def make_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
     """``step(params, opt_state, batch, frozen) -> (params, opt_state, metrics)``; pure, jitted by ``fit``."""
 
@@ -70,59 +91,114 @@ def make_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
     return jax.vmap(single, in_axes=(0, 0, 0, None)) if task.twins else single
 
 
-def fit(
+def start_fit(
     task: Task,
     config: FitConfig,
     key: jax.Array,
     *,
     params: Params | None = None,
     stopper: Stopper | None = None,
-    on_step: Callable[[int, dict], None] | None = None,
-) -> tuple[Params, dict]:
-    """Train a task; returns the parameters (the best by ``stopper`` where there is one) and a summary.
+    layout: Layout = Layout(),
+) -> FitState:
+    """The state at step 0.
 
     Args:
-      params: where to start; None draws them (each twin its own).
-      on_step: called with (step, metrics as floats) for progress and logs; may raise to stop.
+      params: where to start (copied, for ``fit`` uses its state up); None draws them, each twin its own.
+      layout: where everything lies; nothing is whole on a device that need not be.
+
+    Raises:
+      FieldError: sizes that do not divide into the mesh, with both numbers.
+    """
+    layout.require_rows(config.batch_size, "role.fit.batch_size")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    init, init_moments = (jax.vmap(fn) if task.twins else fn for fn in (task.init, optimizer.init))
+    keys = jax.random.split(key, task.twins) if task.twins else key
+
+    def begin(params: Params) -> FitState:
+        copy = jax.tree.map(jnp.copy, params) if stopper else {}
+        losses = jnp.full(max(config.steps // stopper.every, 1) if stopper else 1, jnp.nan)
+        return FitState(
+            step=jnp.int32(0), params=params, opt_state=init_moments(params), best=copy, held_out_E=losses
+        )
+
+    held = layout.held(jax.eval_shape(begin, jax.eval_shape(init, keys) if params is None else params))
+    if params is None:
+        params = layout.program(init, held and held.params)(keys)
+    else:
+        params = jax.tree.map(jnp.copy, params if held is None else place(params, held.params))
+    return layout.program(begin, held, donate_argnums=0)(params)
+
+
+def fit(
+    task: Task,
+    config: FitConfig,
+    state: FitState,
+    *,
+    stopper: Stopper | None = None,
+    hooks: FitHooks = FitHooks(),
+    layout: Layout = Layout(),
+) -> tuple[FitState, dict]:
+    """Train a task, as far as ``state`` has not; returns the last state and a summary. What was learned: ``learned``.
+
+    Args:
+      state: of ``start_fit`` or a checkpoint; it is used up.
+      layout: that of the state.
 
     Raises:
       UserError: the loss is not finite; names the step.
     """
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    if params is None:
-        keys = jax.random.split(key, task.twins) if task.twins else key
-        params = jax.jit(jax.vmap(task.init) if task.twins else task.init)(keys)
-    opt_state = jax.jit(jax.vmap(optimizer.init) if task.twins else optimizer.init)(params)
-    step_fn = jax.jit(make_step(task, optimizer), donate_argnums=(0, 1))
-    params = jax.tree.map(jnp.copy, params)  # the caller's start is not donated away
-    best, best_params, bad, history, started = np.inf, None, 0, [], time.perf_counter()
-    pending, step = None, 0
-    for step in range(config.steps):
-        params, opt_state, metrics = step_fn(params, opt_state, task.batch(step), task.frozen)
-        _report(pending, on_step)  # of the step before: the device is busy with this one
+    held, everywhere = layout.held(state), layout.everywhere()
+    out = None if held is None else (held.params, held.opt_state, everywhere)
+    step_fn = layout.program(make_step(task, make_optimizer(config.optimizer, config.steps)), out, donate_argnums=(0, 1))
+    params, opt_state, best = state.params, state.opt_state, state.best
+    held_out_E, step = np.array(state.held_out_E), int(state.step)
+    pending, started, stop = None, time.perf_counter(), False
+
+    def now() -> FitState:
+        told = layout.put_whole((jnp.int32(step), jnp.asarray(held_out_E)))
+        return FitState(step=told[0], params=params, opt_state=opt_state, best=best, held_out_E=told[1])
+
+    while step < config.steps and not stop and not (stopper and _exhausted(held_out_E, stopper)):
+        batch = layout.put_rows(task.batch(step), axis=1 if task.twins else 0)
+        params, opt_state, metrics = step_fn(params, opt_state, batch, task.frozen)
+        _report(pending, hooks)  # of the step before: the device is busy with this one
         pending = (step, metrics)
-        if stopper and (step + 1) % stopper.every == 0:
-            loss = float(stopper.held_out(params))
-            history.append((step + 1, loss))
-            if loss < best:
-                best, best_params, bad = loss, jax.tree.map(np.asarray, params), 0
-            else:
-                bad += 1
-            if bad >= stopper.patience:
-                break
-    _report(pending, on_step)
-    summary = {"steps": step + 1, "seconds": time.perf_counter() - started, "held_out": history}
-    return (params if best_params is None else jax.tree.map(jnp.asarray, best_params)), summary
+        step += 1
+        if stopper and step % stopper.every == 0:
+            number = step // stopper.every - 1
+            held_out_E[number] = loss = stopper.held_out(params)
+            check_finite(step, {"held_out_loss": loss}, ("held_out_loss",))
+            if loss < np.min(held_out_E[:number], initial=np.inf):
+                best = jax.tree.map(jnp.copy, params)
+        stop = hooks.should_stop()
+        if stop or (hooks.checkpoint_every and step % hooks.checkpoint_every == 0 and step < config.steps):
+            pending = _report(pending, hooks)  # a loss that is not finite ends the run before it is kept
+            hooks.on_checkpoint(step, now())
+    _report(pending, hooks)
+    if not stop:
+        hooks.on_checkpoint(step, now())
+    losses = [((i + 1) * stopper.every, float(x)) for i, x in enumerate(held_out_E) if np.isfinite(x)] if stopper else []
+    return now(), {"steps": step, "seconds": time.perf_counter() - started, "held_out": losses}
 
 
-def _report(pending, on_step) -> None:
+def learned(state: FitState) -> Params:
+    """What a run keeps: the parameters of the lowest held-out loss, else the last."""
+    return state.best if np.isfinite(np.asarray(state.held_out_E)).any() else state.params
+
+
+def _exhausted(held_out_E: np.ndarray, stopper: Stopper) -> bool:
+    """Whether there was no new low at the last ``patience`` evaluations."""
+    losses_E = held_out_E[np.isfinite(held_out_E)]
+    return len(losses_E) > 0 and len(losses_E) - 1 - np.argmin(losses_E) >= stopper.patience
+
+
+def _report(pending: tuple[int, dict] | None, hooks: FitHooks) -> None:
     if pending is None:
         return
     step, metrics = pending
     metrics = {name: float(np.mean(value)) for name, value in metrics.items()}
     check_finite(step, metrics)
-    if on_step:
-        on_step(step, metrics)
+    hooks.on_step(step, metrics)
 
 
 def twin(params: Params, index: int) -> Params:

@@ -13,10 +13,13 @@ from visa_jax.parallel import multihost
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.loop import Hooks, make_programs, train
 from visa_jax.training.metrics import MetricsWriter
+from visa_jax.training.placement import Layout
 from visa_jax.training.progress import Progress, graceful_stop
+from visa_jax.training.supervised import FitConfig, FitHooks, FitState, Stopper, Task, fit
 from visa_jax.types import Params, Scored, TrainState
 
 COMPILING_STEPS = 2  # of a start, not worth a trace
+FIT_LINES = 10  # steps of a supervised part for a line of metrics
 
 
 def train_in(
@@ -79,6 +82,59 @@ def train_in(
             preempted = multihost.any_process(stop.signum == signal.SIGTERM)
             stop.finish(f"saved step {step} in {workdir}; the same command goes on from there", preempted=preempted)
     return state
+
+
+def fit_in(
+    workdir: str | Path,
+    task: Task,
+    config: FitConfig,
+    state: FitState,
+    *,
+    stopper: Stopper | None = None,
+    layout: Layout = Layout(),
+    checkpoint_every: int = 0,
+) -> tuple[FitState, dict]:
+    """``supervised.fit`` from the newest whole checkpoint of ``workdir`` (or ``state``), with what is kept meanwhile.
+
+    All processes of a run call it. Without ``checkpoint_every`` (steps) there are no checkpoints: what is stopped is
+    lost. Raises as ``train_in``, and UserError as ``fit``.
+    """
+    workdir, primary = Path(workdir), multihost.is_primary()
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir) if checkpoint_every else None
+        if checkpoints is not None:
+            stack.callback(checkpoints.close)
+            state = checkpoints.restore_newest(state) or state
+        first = int(state.step)
+        if primary:
+            # the line of a step bears its number before it is counted
+            writer = stack.enter_context(MetricsWriter(workdir, tensorboard=False, resume_step=first - 1))
+            progress = stack.enter_context(Progress(task.name, config.steps, start=first))
+        stop = stack.enter_context(graceful_stop())
+
+        def on_step(step: int, metrics: dict) -> None:
+            if checkpoints is not None:
+                checkpoints.check()
+            if primary:
+                progress.update(step + 1, loss=metrics["loss"])
+                if step % FIT_LINES == 0 or step + 1 == config.steps:
+                    writer.write(step, metrics)
+
+        hooks = FitHooks(
+            on_step=on_step,
+            on_checkpoint=checkpoints.save if checkpoints is not None else lambda step, state: None,
+            checkpoint_every=checkpoint_every,
+            should_stop=lambda: multihost.any_process(bool(stop)),
+        )
+        state, summary = fit(task, config, state, stopper=stopper, hooks=hooks, layout=layout)
+        if checkpoints is not None:
+            checkpoints.wait()
+        if summary["steps"] < config.steps and multihost.any_process(bool(stop)):
+            preempted = multihost.any_process(stop.signum == signal.SIGTERM)
+            kept = f"saved step {summary['steps']} in {workdir}; the same command goes on from there"
+            nothing = f"nothing was kept in {workdir}; config.checkpoint_every = N keeps every N steps"
+            stop.finish(nothing if checkpoints is None else kept, preempted=preempted)
+    return state, summary
 
 
 class Trace:
