@@ -42,7 +42,8 @@ def fetched(models, monkeypatch, tmp_path):
     """What was asked of the hub: (name, whether with weights). The test runs in an empty directory."""
     calls = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, allow_patterns, revision):
+        assert revision in (None, "v1")
         calls.append((name, "*.safetensors" in allow_patterns))
         if name not in models:
             raise LocalEntryNotFoundError("a page\nof text")
@@ -76,21 +77,21 @@ def named_config(chain, **runs):
 
 def test_a_run_stands_on_names(chain, models, fetched, call, tmp_path):
     """Start, base, rewards and judges; the run keeps the name, opens by it, and gives it to PEFT."""
-    config = named_config(chain, judge_detector="org/values", judge_analyzer=str(chain.directory / "analyzer"))
+    names = dict(start="org/model@v1", base="org/model@v1", judge_detector="org/values")
+    config = named_config(chain, **names, judge_analyzer=str(chain.directory / "analyzer"))
     parts, (model, _) = open_visa(config), load_pretrained(models["org/model"])
     jax.tree.map(np.testing.assert_array_equal, parts.start, model.params)
     assert parts.base is parts.start and {name for name, _ in fetched} == set(models)
 
     page, run = chain.page(tmp_path / "page.py", config), tmp_path / "run"
     code, _, error = call("train", f"--config={page}", f"--workdir={run}")
-    assert code == 0 and load_config(run).runs.start == "org/model", error
+    assert code == 0 and load_config(run).runs.start == "org/model@v1", error
     assert call("generate", f"--model={run}", "--prompt=green walls", "--max_new_tokens=2")[0] == 0
     code, _, error = call("detect", f"--workdir={run}", f"--text={TEXT}", "--json")
     assert code == 0, error
     assert call("convert", f"--model={run}", f"--out={tmp_path / 'adapter'}", "--adapters")[0] == 0
-    assert (
-        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/model"
-    )
+    told = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (told["base_model_name_or_path"], told["revision"]) == ("org/model", "v1")
 
 
 def test_a_tokenizer_and_a_plan_take_a_name_and_fetch_no_weights(chain, models, fetched, tmp_path):

@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 
 from visa_jax.config import UserError
-from visa_jax.models.hub import local_directory
+from visa_jax.models.hub import local_directory, name_and_revision
 
 
 @pytest.fixture
@@ -12,8 +12,8 @@ def asked(tmp_path, monkeypatch):
     """The calls of the hub, which has the one model org/there; the test runs in an empty directory."""
     calls = []
 
-    def snapshot_download(name, allow_patterns):
-        calls.append((name, allow_patterns))
+    def snapshot_download(name, allow_patterns, revision):
+        calls.append((name if revision is None else f"{name}@{revision}", allow_patterns))
         if name != "org/there":
             raise OSError(f"404\n{name} is not here")
         return str(tmp_path / "cache")
@@ -28,6 +28,16 @@ def test_a_name_is_fetched(asked, tmp_path):
     (name, patterns), *more = asked
     assert name == "org/there" and not more
     assert "*.safetensors" in patterns and not any(p.endswith((".bin", ".py", "*")) for p in patterns)
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/3", "0123456789abcdef0123456789abcdef01234567"])
+def test_a_revision_is_asked_for(asked, tmp_path, revision):
+    assert local_directory(f"org/there@{revision}") == tmp_path / "cache"
+    assert asked[0][0] == f"org/there@{revision}"
+    assert name_and_revision(f"org/there@{revision}") == ("org/there", revision)
+    assert name_and_revision("org/there") == ("org/there", None)
+    (tmp_path / "runs" / "a@b").mkdir(parents=True)  # a directory is a directory
+    assert name_and_revision("runs/a@b") == ("runs/a@b", None) and local_directory("runs/a@b").samefile("runs/a@b")
 
 
 def test_what_is_here_is_not_asked_for(asked, tmp_path):
@@ -62,6 +72,14 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return snapshot
+
+
+def test_the_cache_serves_a_commit(cache):
+    """Two commits lie in the cache; main is the first."""
+    other = cache.with_name("4567cdef" + "0" * 32)
+    other.mkdir()
+    assert local_directory(f"org/kept@{other.name}").samefile(other)
+    assert local_directory("org/kept").samefile(cache)
 
 
 def test_the_cache_serves_without_a_network(cache):

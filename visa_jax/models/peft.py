@@ -14,6 +14,7 @@ from visa_jax.config import UserError
 from visa_jax.models.decoder import DecoderConfig, make_decoder
 from visa_jax.models.families import FAMILIES
 from visa_jax.models.hf import hf_config, refuse_fields
+from visa_jax.models.hub import name_and_revision
 from visa_jax.models.layout import Path as ParamPath
 from visa_jax.models.layout import Slot, stored_shape
 from visa_jax.models.lora import LoraConfig
@@ -44,7 +45,7 @@ def save_adapters(
         adapters: of ``init_adapters``, trained.
         lora: its rank and alpha are written.
         config: of the base.
-        base: name or directory of the base, for the readers of the directory.
+        base: name (perhaps with a revision) or directory of the base, for the readers of the directory.
 
     Raises:
         UserError: the base belongs to no Hugging Face family, or an adapter to no tensor there (a part of a fused one).
@@ -62,10 +63,12 @@ def save_adapters(
                 tensors[_tensor(slots[path], layer, letter)] = matrix.T
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / WEIGHTS, tensors)
+    base, revision = (None, None) if base is None else name_and_revision(base)
     contents = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
+        "revision": revision,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
