@@ -8,12 +8,15 @@ The launcher starts all again each time; no hand is needed in between. The unbro
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.training.survivor import BEGAN
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = "fsdp=4"
@@ -64,8 +67,11 @@ def digest(workdir: Path) -> dict:
 
 def compare(
     directory: Path, kills: int, steps: int, *, seed: int = 0, within: float = 15.0, **sizes
-) -> tuple[dict, dict, int]:
-    """(final.json of the unbroken run, of the killed one, how often it was killed); ``sizes`` as ``launch``."""
+) -> tuple[dict, dict, int, list[int]]:
+    """(final.json of the unbroken run, of the killed one, how often it was killed, after which steps it began).
+
+    It begins once more than it is killed, but one that is killed early does not come to say so. ``sizes`` as ``launch``.
+    """
     rng = random.Random(seed)
     if not (directory / "unbroken" / "final.json").is_file():
         assert launch(directory / "unbroken", steps, **sizes).wait() == 0, (directory / "unbroken.log").read_text()[
@@ -77,14 +83,17 @@ def compare(
         print(f"kill {done}: {time.strftime('%X')}", flush=True)
         time.sleep(1)
     code = launcher.wait()
-    assert code == 0, (directory / "killed.log").read_text()[-2000:]
-    return digest(directory / "unbroken"), digest(directory / "killed"), done
+    log = (directory / "killed.log").read_text()
+    assert code == 0, log[-2000:]
+    began = [int(step) for step in re.findall(rf"{BEGAN} (\d+)", log)]
+    assert began == sorted(began), f"a run lost what it had saved: {began}"
+    return digest(directory / "unbroken"), digest(directory / "killed"), done, began
 
 
 if __name__ == "__main__":
     kills, steps = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 30
     directory = Path(sys.argv[3] if len(sys.argv) > 3 else tempfile.mkdtemp())
     directory.mkdir(parents=True, exist_ok=True)
-    unbroken, killed, done = compare(directory, kills, steps)
-    print(f"unbroken {unbroken}\nkilled   {killed}\n{done} kills")
-    sys.exit(unbroken != killed or done < kills)
+    unbroken, killed, done, began = compare(directory, kills, steps)
+    print(f"unbroken {unbroken}\nkilled   {killed}\n{done} kills, began after steps {began}")
+    sys.exit(unbroken != killed or done < kills or began[-1] == 0)

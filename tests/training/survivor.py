@@ -9,11 +9,14 @@ import sys
 import jax
 
 from tests.training import ways
-from visa_jax.checkpoint import write_final
+from visa_jax.checkpoint import latest_step, write_final
 from visa_jax.cli.main import explain
 from visa_jax.parallel import MeshConfig, multihost
 from visa_jax.training.loop import start
 from visa_jax.training.workdir import train_in
+
+
+BEGAN = "begins after step"
 
 
 def survive(workdir: str, steps: int, mesh: MeshConfig, method: str = "moc", *, profile_steps: int = 0, **choices):
@@ -32,6 +35,8 @@ if __name__ == "__main__":
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     multihost.initialize()
+    if multihost.is_primary():
+        print(BEGAN, latest_step(sys.argv[1]) or 0, file=sys.stderr, flush=True)
     sizes = {name: int(size) for name, size in (pair.split("=") for pair in sys.argv[3].split(","))}
     try:
         survive(sys.argv[1], int(sys.argv[2]), MeshConfig(**sizes), *sys.argv[4:])
