@@ -65,7 +65,7 @@ def text_share(low: int):
     return lambda texts: np.asarray([np.mean([int(word) >= low for word in text.split()]) for text in texts.completion])
 
 
-def make_run(method: str, *, lora: bool = False, quantize: str = "", texts: bool = False, **changes):
+def make_run(method: str, *, lora: bool = False, quantize: str = "", texts: bool = False, end_id=END, **changes):
     """(experiment, params that are trained, reference params, method state) of a small run.
 
     With ``texts`` the second reward is the same number, read from texts on the host.
@@ -103,7 +103,7 @@ def make_run(method: str, *, lora: bool = False, quantize: str = "", texts: bool
         prompts_fn=prompts_fn,
         group_size=GROUP,
         max_new_tokens=TOKENS,
-        end_id=END,
+        end_id=end_id,
         pad_id=PAD,
         axes_fn=lambda params: policy_axes(params, config),
         **({"join_fn": make_lora_join(LORA)} if lora else {}),

@@ -123,7 +123,8 @@ def programs(run: Blueprint, mesh: Mesh) -> dict[str, Program]:
     Raises:
       FieldError: sizes that do not divide into the mesh, with both numbers.
     """
-    loop, experiment = run.config.loop, run.experiment
+    # all completions are as long as they may be: the branches for shorter ones would only take time to compile
+    loop, experiment = dataclasses.replace(run.config.loop, length_buckets=1), run.experiment
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = state_shapes(run.trained, run_optimizer(loop), run.method_state, key)
     made = make_meshed(experiment, loop, state, mesh)

@@ -34,6 +34,7 @@ class LoopConfig:
     epochs: int = 1  # passes over the rows of a step
     minibatches: int = 1  # gradient steps a pass
     micro_batches: int = 1  # pieces of a minibatch computed one after the other: less memory, the same gradient
+    length_buckets: int = 1  # widths of those pieces, by the lengths of their completions: less work, the same gradient
     rollout_batches: int = 1  # pieces of a step's prompts drawn one after the other: less cache, the same completions
     evaluate_every: int = 25  # steps; 0 = never
     checkpoint_every: int = 100  # steps; 0 = only at the end
@@ -47,6 +48,7 @@ class LoopConfig:
     def __post_init__(self):
         require(self.steps >= 1, "steps", "must be at least 1")
         require(self.prompts_per_step >= 1, "prompts_per_step", "must be at least 1")
+        require(self.length_buckets >= 1, "length_buckets", "must be at least 1")
         require(self.keep_last >= 1, "keep_last", "must be at least 1: a run goes on from it")
         require(self.keep_best >= 0, "keep_best", "must be at least 0")
         known = ", ".join(DTYPES)

@@ -71,6 +71,7 @@ def update_choices(experiment: Experiment, config: LoopConfig) -> dict:
         epochs=config.epochs,
         minibatches=config.minibatches,
         micro_batches=config.micro_batches,
+        length_buckets=config.length_buckets,
         join_fn=experiment.join_fn,
     )
 

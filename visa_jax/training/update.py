@@ -17,6 +17,7 @@ import optax
 from visa_jax.methods.base import Advantages, Method, PolicyOutput
 from visa_jax.ops.masked import is_end
 from visa_jax.parallel import constrain
+from visa_jax.training.lengths import cut_batch, cut_rollout, in_bucket, length_order, take_prompts
 from visa_jax.types import Array, Batch, EndId, Params, Rollout, Scored, TrainState, WeightedSum
 
 # (params, rollout) -> (logp_BT, critic_BTK): the forward pass of policy and critic heads
@@ -60,6 +61,7 @@ def make_update(
     epochs: int = 1,
     minibatches: int = 1,
     micro_batches: int = 1,
+    length_buckets: int = 1,
     join_fn: JoinFn = whole,
     across: Across = ALONE,
 ) -> Callable:
@@ -69,6 +71,8 @@ def make_update(
     critic the old log-probabilities are the current ones (ratio 1 exactly), which saves a forward pass.
     ``micro_batches`` pieces of a minibatch are computed one after the other, for less memory: sums are added up and
     divided once, so the gradient is the same (``bnpo`` apart).
+    With ``length_buckets`` those pieces are of prompts with completions of like lengths, and each is computed in the
+    narrowest of so many widths (``training/lengths.py``).
     With ``join_fn`` (``training/policy.py``) the state's params may be adapters of the reference, whose params are data
     of the program: no gradient, no optimizer state, never donated, one copy.
     ``across`` is for pmap (``training/pmapped.py``): ``combine`` sees all rows on every device, so that whatever it
@@ -78,11 +82,28 @@ def make_update(
 
     def read(params: Params, rollout: Rollout) -> tuple[Array, Array]:
         """``policy_fn`` by micro-batches."""
+
+        def outputs(piece: Rollout):
+            length = piece.mask_BT.shape[1]
+
+            def within(width: int):
+                some = policy_fn(params, cut_rollout(piece, width))
+                return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, length - width), (0, 0)][: x.ndim]), some)
+
+            return in_bucket(within, piece.mask_BT, length_buckets)
+
         if micro_batches == 1:
-            return policy_fn(params, rollout)
-        pieces = split_rows(rollout, rollout.prompts.prompt_NL.shape[0], micro_batches)
-        outputs = jax.lax.map(lambda piece: policy_fn(params, piece), pieces)
-        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), outputs)
+            return outputs(rollout)
+        prompts = rollout.prompts.prompt_NL.shape[0]
+        order_N = sorting(rollout, prompts)
+        ordered = rollout if order_N is None else take_prompts(rollout, order_N)
+        told = jax.lax.map(outputs, split_rows(ordered, prompts, micro_batches))
+        told = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), told)
+        return told if order_N is None else take_prompts(told, jnp.argsort(order_N))
+
+    def sorting(rollout: Rollout, prompts: int) -> Array | None:
+        """The order of prompts in which pieces are cut; None: as they are."""
+        return length_order(rollout.mask_BT, prompts) if min(length_buckets, micro_batches) > 1 else None
 
     def update(state: TrainState, ref_params: Params, scored: Scored) -> tuple[TrainState, dict[str, Array]]:
         rollout, ref_params = scored.rollout, across.whole(ref_params)
@@ -106,9 +127,16 @@ def make_update(
             total, sums = method.loss(PolicyOutput(logp_BT=logp_BT, critic_BTK=critic_BTK), rows, part[1])
             return total.total, sums | {"loss": total}
 
+        def slope(params: Params, piece: tuple[Batch, Advantages]):
+            slope_fn = jax.grad(sum_fn, has_aux=True)
+            mask_BT = piece[0].scored.rollout.mask_BT
+            return in_bucket(lambda width: slope_fn(params, cut_batch(*piece, width)), mask_BT, length_buckets)
+
         def gradient(params: Params, part: tuple[Batch, Advantages]):
-            pieces = split_rows(part, rollout.prompts.prompt_NL.shape[0] // minibatches, micro_batches)
-            grads, sums = _add_up(lambda piece: jax.grad(sum_fn, has_aux=True)(params, piece), pieces, micro_batches)
+            prompts = rollout.prompts.prompt_NL.shape[0] // minibatches
+            order_N = sorting(part[0].scored.rollout, prompts)
+            pieces = split_rows(part if order_N is None else take_prompts(part, order_N), prompts, micro_batches)
+            grads, sums = _add_up(lambda piece: slope(params, piece), pieces, micro_batches)
             sums = across.total(sums)
             weight = sums["loss"].weight
             grads = across.held(grads)
