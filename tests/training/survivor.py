@@ -15,7 +15,6 @@ from visa_jax.parallel import MeshConfig, multihost
 from visa_jax.training.loop import start
 from visa_jax.training.workdir import train_in
 
-
 BEGAN = "begins after step"
 
 

@@ -8,6 +8,7 @@ import pytest
 from visa_jax.config import UserError
 from visa_jax.training.optimizer import OptimizerConfig, make_schedule
 from visa_jax.training.supervised import (
+    NO_HOOKS,
     FitConfig,
     FitHooks,
     Stopper,
@@ -36,7 +37,7 @@ def line_task(**changes) -> Task:
     return Task(**(fields | {"batch": row_batches(ROWS, 16, 0)} | changes))
 
 
-def train(task, key=0, *, params=None, stopper=None, hooks=FitHooks()):
+def train(task, key=0, *, params=None, stopper=None, hooks=NO_HOOKS):
     """(what was learned, summary)."""
     state = start_fit(task, CONFIG, jax.random.key(key), params=params, stopper=stopper)
     state, summary = fit(task, CONFIG, state, stopper=stopper, hooks=hooks)
@@ -85,7 +86,7 @@ def test_early_stopping_returns_the_best():
 
 
 def test_goes_on_from_a_checkpoint_as_if_never_stopped():
-    """Stopped after step 23 with the lowest loss behind it: the last state, and what early stopping gives, are equal."""
+    """Stopped after step 23, the lowest loss behind it: the last state and what early stopping gives are equal."""
 
     def stopper():
         told = {10: 3.0, 20: 1.0, 30: 2.0, 40: 0.5, 50: 2.0, 60: 0.5}  # a tie is no new low

@@ -226,9 +226,7 @@ def _measure(role: RoleConfig, source: Source, params: Params, published: Path |
     return reports[0] | ({"judge": reports[1]} if role.twins else {})
 
 
-def _stopper(
-    config: SuperviseConfig, source: Source, task: Task, start: Start, layout: Layout
-) -> Stopper | None:
+def _stopper(config: SuperviseConfig, source: Source, task: Task, start: Start, layout: Layout) -> Stopper | None:
     if not config.patience:
         return None
     held_out = dataclasses.replace(config.role, rows=4 * config.role.fit.batch_size)

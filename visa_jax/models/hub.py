@@ -1,8 +1,8 @@
 """Models by their name on the Hugging Face hub: fetched once into its cache, then a directory like any other.
 
 ``local_directory`` is the one rule, wherever a flag or a config field names a model: what is a directory here is that
-directory, a name of the form ``organisation/model`` is the hub's, ``organisation/model@revision`` a branch, tag or commit
-of it: only a commit names the same files for ever.
+directory, a name of the form ``organisation/model`` is the hub's, ``organisation/model@revision`` a branch, tag or
+commit of it: only a commit names the same files for ever.
 """
 
 import re

@@ -19,7 +19,7 @@ from visa_jax.parallel.axes import ACTIVATION_RULES, PARAM_RULES, WHOLE_RULES, R
 from visa_jax.parallel.mesh import MeshConfig, row_shards
 from visa_jax.parallel.rows import lay_rows
 from visa_jax.training.experiment import LoopConfig
-from visa_jax.types import Params, TrainState
+from visa_jax.types import Params
 
 
 def policy_axes(params: Params, config: DecoderConfig) -> Params:
@@ -159,6 +159,9 @@ class Layout(NamedTuple):
         """FieldError unless so many rows, of ``field``, divide into the devices that cut them."""
         pieces = 1 if self.mesh is None else row_shards(self.mesh)
         require(count % pieces == 0, field, f"{count} rows do not divide into {pieces} devices of data x fsdp")
+
+
+ONE_DEVICE = Layout()
 
 
 def path_names(path) -> tuple[str, ...]:

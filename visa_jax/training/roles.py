@@ -19,7 +19,7 @@ from visa_jax.models import DecoderConfig, make_decoder
 from visa_jax.models.readers import make_analyzer, make_detector, make_reward_reader
 from visa_jax.models.words import make_word_detector, solve_word_detector
 from visa_jax.training import tasks
-from visa_jax.training.placement import Layout
+from visa_jax.training.placement import ONE_DEVICE, Layout
 from visa_jax.training.supervised import FitConfig, Task, row_batches, twin_batches
 from visa_jax.types import VALUES, LanguageModel, Params
 
@@ -237,7 +237,7 @@ def role_functions(source: Source, role: RoleConfig) -> dict[str, Any]:
     return {"detector": detect, "translator": detect, "analyzer": (encode, compare), "reward_model": score}
 
 
-def held_out_loss(task: Task, rows: Rows, batch_size: int, layout: Layout = Layout()) -> Callable[[Params], float]:
+def held_out_loss(task: Task, rows: Rows, batch_size: int, layout: Layout = ONE_DEVICE) -> Callable[[Params], float]:
     """``loss(params)`` over held-out rows, compiled once; the rows must fill whole batches."""
     count = len(next(iter(rows.values()))) // batch_size
     cut = {name: x[: count * batch_size].reshape(count, batch_size, *x.shape[1:]) for name, x in rows.items()}

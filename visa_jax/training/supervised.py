@@ -17,7 +17,7 @@ import optax
 from visa_jax.config import require
 from visa_jax.training.metrics import check_finite
 from visa_jax.training.optimizer import OptimizerConfig, make_optimizer
-from visa_jax.training.placement import Layout, place
+from visa_jax.training.placement import ONE_DEVICE, Layout, place
 from visa_jax.training.update import whole
 from visa_jax.types import Array, Params, record
 
@@ -75,6 +75,9 @@ class FitHooks(NamedTuple):
     should_stop: Callable[[], bool] = lambda: False  # asked after every step (Ctrl-C, SIGTERM)
 
 
+NO_HOOKS = FitHooks()
+
+
 def make_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
     """``step(params, opt_state, batch, frozen) -> (params, opt_state, metrics)``; pure, jitted by ``fit``."""
 
@@ -98,7 +101,7 @@ def start_fit(
     *,
     params: Params | None = None,
     stopper: Stopper | None = None,
-    layout: Layout = Layout(),
+    layout: Layout = ONE_DEVICE,
 ) -> FitState:
     """The state at step 0.
 
@@ -117,9 +120,7 @@ def start_fit(
     def begin(params: Params) -> FitState:
         copy = jax.tree.map(jnp.copy, params) if stopper else {}
         losses = jnp.full(max(config.steps // stopper.every, 1) if stopper else 1, jnp.nan)
-        return FitState(
-            step=jnp.int32(0), params=params, opt_state=init_moments(params), best=copy, held_out_E=losses
-        )
+        return FitState(step=jnp.int32(0), params=params, opt_state=init_moments(params), best=copy, held_out_E=losses)
 
     held = layout.held(jax.eval_shape(begin, jax.eval_shape(init, keys) if params is None else params))
     if params is None:
@@ -135,8 +136,8 @@ def fit(
     state: FitState,
     *,
     stopper: Stopper | None = None,
-    hooks: FitHooks = FitHooks(),
-    layout: Layout = Layout(),
+    hooks: FitHooks = NO_HOOKS,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[FitState, dict]:
     """Train a task, as far as ``state`` has not; returns the last state and a summary. What was learned: ``learned``.
 
@@ -149,7 +150,9 @@ def fit(
     """
     held, everywhere = layout.held(state), layout.everywhere()
     out = None if held is None else (held.params, held.opt_state, everywhere)
-    step_fn = layout.program(make_step(task, make_optimizer(config.optimizer, config.steps)), out, donate_argnums=(0, 1))
+    step_fn = layout.program(
+        make_step(task, make_optimizer(config.optimizer, config.steps)), out, donate_argnums=(0, 1)
+    )
     params, opt_state, best = state.params, state.opt_state, state.best
     held_out_E, step = np.array(state.held_out_E), int(state.step)
     pending, started, stop = None, time.perf_counter(), False
@@ -177,8 +180,9 @@ def fit(
     _report(pending, hooks)
     if not stop:
         hooks.on_checkpoint(step, now())
-    losses = [((i + 1) * stopper.every, float(x)) for i, x in enumerate(held_out_E) if np.isfinite(x)] if stopper else []
-    return now(), {"steps": step, "seconds": time.perf_counter() - started, "held_out": losses}
+    measured = np.flatnonzero(np.isfinite(held_out_E))
+    told = [((int(i) + 1) * stopper.every, float(held_out_E[i])) for i in measured] if stopper else []
+    return now(), {"steps": step, "seconds": time.perf_counter() - started, "held_out": told}
 
 
 def learned(state: FitState) -> Params:

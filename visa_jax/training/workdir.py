@@ -13,7 +13,7 @@ from visa_jax.parallel import multihost
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.loop import Hooks, make_programs, train
 from visa_jax.training.metrics import MetricsWriter
-from visa_jax.training.placement import Layout
+from visa_jax.training.placement import ONE_DEVICE, Layout
 from visa_jax.training.progress import Progress, graceful_stop
 from visa_jax.training.supervised import FitConfig, FitHooks, FitState, Stopper, Task, fit
 from visa_jax.types import Params, Scored, TrainState
@@ -91,7 +91,7 @@ def fit_in(
     state: FitState,
     *,
     stopper: Stopper | None = None,
-    layout: Layout = Layout(),
+    layout: Layout = ONE_DEVICE,
     checkpoint_every: int = 0,
 ) -> tuple[FitState, dict]:
     """``supervised.fit`` from the newest whole checkpoint of ``workdir`` (or ``state``), with what is kept meanwhile.
