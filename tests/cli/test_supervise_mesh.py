@@ -4,11 +4,15 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
+from tests.end_to_end.kill import children
 from visa_jax import checkpoint
 from visa_jax.cli import main as cli
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
@@ -26,10 +30,11 @@ TENSOR = MeshConfig(fsdp=2, tensor=2)  # the testbed's words do not divide into 
 INT8 = PolicyConfig(lora_rank=2, lora_alpha=4.0, lora_pattern="attention/(query|value)|mlp/.*", quantize="int8")
 # a step of its size, not of its sign alone: Adam's first step is the sign of a gradient, however small
 GRADIENT = OptimizerConfig(name="adamw", learning_rate=1.0, eps=1.0, weight_decay=0.0, decay="constant", warmup=0.0)
+ALONE = MeshConfig()
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
-def config_of(chain, role, start="", mesh=MeshConfig(), steps=3, optimizer=GRADIENT, **changes):
+def config_of(chain, role, start="", mesh=ALONE, steps=3, optimizer=GRADIENT, **changes):
     fit = FitConfig(steps=steps, batch_size=4, optimizer=optimizer)
     more = {name: changes.pop(name) for name in ("twins", "objective") if name in changes}
     role = RoleConfig(role=role, rows=8, trunk=chain.TRUNK, fit=fit, **more)
@@ -72,12 +77,12 @@ def test_a_part_on_a_mesh_is_that_of_one_device(role, start, changes, chain, tmp
     if start == tmp_path / "model":
         chain.real_model(start, kv_heads=2)
     source, made, spread = make_testbed_source(), [], changes.pop("mesh", MESH)
-    for name, mesh in (("alone", MeshConfig()), ("spread", spread)):
+    for name, mesh in (("alone", ALONE), ("spread", spread)):
         config = config_of(chain, role, start, mesh, **changes)
         if role == "moc_sft":
             sft = dataclasses.replace(config.role, preferences=chain.PREFERENCES)
             config = dataclasses.replace(config, role=sft)
-        devices = None if mesh == MeshConfig() else make_mesh(mesh)
+        devices = None if mesh == ALONE else make_mesh(mesh)
         made.append(supervise(config, tmp_path / name, source, open_start(config, source, devices), devices))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *made)
     lines = [read_metrics(tmp_path / name) for name in ("alone", "spread")]
@@ -138,8 +143,40 @@ def test_an_interrupted_part_goes_on_bit_for_bit(chain, tmp_path, monkeypatch, c
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "broken")
     assert command("broken") == 0  # nothing is left to do
     assert first_steps == [3, 5] and json.loads((tmp_path / "broken" / "final.json").read_text()) == finals[0]
-    changed = dataclasses.replace(config, mesh=MeshConfig())
+    changed = dataclasses.replace(config, mesh=ALONE)
     page = chain.page(tmp_path / "other.py", changed)
     capsys.readouterr()
     assert command("broken") == 1
     assert "mesh.fsdp: 2 -> 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_and_survive(root, chain, tmp_path):
+    """Two of two devices as one of four; the same killed after a checkpoint ends with the very same parameters."""
+    config = config_of(chain, "base", mesh=MeshConfig(fsdp=-1), steps=12, checkpoint_every=3)
+    page = chain.page(tmp_path / "page.py", config)
+    env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+
+    def begin(name, processes):
+        command = [sys.executable, "-m", "visa_jax.cli.main", "supervise", f"--config={page}"]
+        launcher = ["bash", str(root / "launch" / "local_processes.sh"), str(processes), "--", *command]
+        more = {"CPU_DEVICES": str(4 // processes)}
+        with open(tmp_path / f"{name}.log", "wb") as log:
+            launcher.append(f"--workdir={tmp_path / name}")
+            return subprocess.Popen(launcher, cwd=root, env=env | more, stdout=log, stderr=log)
+
+    for name, processes in (("one", 1), ("two", 2)):
+        assert begin(name, processes).wait(300) == 0, (tmp_path / f"{name}.log").read_text()
+    lines = [read_metrics(tmp_path / name) for name in ("one", "two")]
+    assert [pytest.approx(line, rel=1e-5, abs=1e-6) for line in lines[0]] == lines[1] and len(lines[0]) == 3
+
+    launcher = begin("killed", 2)
+    while not list((tmp_path / "killed" / "checkpoints").glob("*.json")):
+        assert launcher.poll() is None, (tmp_path / "killed.log").read_text()
+        time.sleep(0.01)
+    os.kill(children(launcher.pid, b"supervise")[1], signal.SIGKILL)
+    assert launcher.wait(300) == 0, (tmp_path / "killed.log").read_text()
+    assert "ended with 137; all are started again" in (tmp_path / "killed.log").read_text()
+    finals = [json.loads((tmp_path / name / "final.json").read_text()) for name in ("two", "killed")]
+    assert finals[0] == finals[1] and finals[0]["step"] == 12
+    assert read_metrics(tmp_path / "killed") == lines[1]

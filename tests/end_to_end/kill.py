@@ -39,11 +39,11 @@ def launch(
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
 
 
-def children(pid: int) -> list[int]:
-    """The processes of a launcher (Linux)."""
+def children(pid: int, program: bytes = b"survivor") -> list[int]:
+    """The processes of a launcher (Linux) that run ``program``."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in found}
-    return [child for child, command in commands.items() if b"survivor" in command]
+    return [child for child, command in commands.items() if program in command]
 
 
 def kill_one(launcher: subprocess.Popen, workdir: Path, saving: bool, rng: random.Random, within: float = 15.0) -> bool:
@@ -70,7 +70,8 @@ def compare(
 ) -> tuple[dict, dict, int, list[int]]:
     """(final.json of the unbroken run, of the killed one, how often it was killed, after which steps it began).
 
-    It begins once more than it is killed, but one that is killed early does not come to say so. ``sizes`` as ``launch``.
+    It begins once more than it is killed, but one that is killed early does not come to say so. ``sizes`` as
+    ``launch``.
     """
     rng = random.Random(seed)
     if not (directory / "unbroken" / "final.json").is_file():
