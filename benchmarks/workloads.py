@@ -73,12 +73,12 @@ class Workload:
         return 5 * ((own + shared) * block + own * head + pairs * meet)
 
 
-_WIDE = dict(layers=4, width=256, mlp_width=1024, heads=4, kv_heads=2, head_dim=64, vocabulary=8192, micro_batches=4)
+_WIDE = dict(layers=4, width=256, mlp_width=1024, heads=4, kv_heads=2, head_dim=64, vocabulary=8192)
 _NARROW = dict(layers=2, width=128, mlp_width=512, heads=4, kv_heads=2, head_dim=32, vocabulary=4096, micro_batches=1)
 WORKLOADS = {
     "S": Workload(prompts=4, group=4, prompt=32, completion=32, steps=30, **_NARROW),
-    "M": Workload(prompts=8, group=4, prompt=64, completion=128, steps=4, **_WIDE),
-    "P": Workload(prompts=4, group=16, prompt=512, completion=64, steps=3, **_WIDE),
+    "M": Workload(prompts=8, group=4, prompt=64, completion=128, steps=4, micro_batches=8, **_WIDE),
+    "P": Workload(prompts=4, group=16, prompt=512, completion=64, steps=3, micro_batches=4, **_WIDE),
 }
 
 

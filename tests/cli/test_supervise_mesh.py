@@ -66,6 +66,7 @@ def shares(monkeypatch):
         ("base", "", {"patience": 1, "evaluate_every": 2}),
         ("visa_sft", "base", {}),
         ("moc_sft", "model", {"policy": INT8, "patience": 2, "evaluate_every": 1, "mesh": TENSOR}),
+        ("visa_sft", "converted", {"mesh": TENSOR}),
         ("detector", "", {"twins": 2}),
         ("reward_model", "base", {"twins": 2}),
     ],
@@ -73,9 +74,11 @@ def shares(monkeypatch):
 def test_a_part_on_a_mesh_is_that_of_one_device(role, start, changes, chain, tmp_path, shares, monkeypatch):
     changes = dict(changes)
     monkeypatch.setattr("visa_jax.evaluation.parts.ROWS", 8)
-    start = {"base": chain.directory / "base", "model": tmp_path / "model", "": ""}[start]
-    if start == tmp_path / "model":
-        chain.real_model(start, kv_heads=2)
+    if start in ("model", "converted"):
+        chain.real_model(tmp_path / "model", kv_heads=2)
+    if start == "converted":
+        assert cli.run(["convert", f"--model={tmp_path / 'model'}", f"--out={tmp_path / 'converted'}"]) == 0
+    start = start and (chain.directory if start == "base" else tmp_path) / start
     source, made, spread = make_testbed_source(), [], changes.pop("mesh", MESH)
     for name, mesh in (("alone", ALONE), ("spread", spread)):
         config = config_of(chain, role, start, mesh, **changes)
