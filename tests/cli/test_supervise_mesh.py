@@ -64,11 +64,11 @@ def shares(monkeypatch):
     ("role", "start", "changes"),
     [
         ("base", "", {"patience": 1, "evaluate_every": 2}),
-        ("visa_sft", "base", {}),
+        pytest.param("visa_sft", "base", {}, marks=pytest.mark.slow),
         ("moc_sft", "model", {"policy": INT8, "patience": 2, "evaluate_every": 1, "mesh": TENSOR}),
         ("visa_sft", "converted", {"mesh": TENSOR}),
         ("detector", "", {"twins": 2}),
-        ("reward_model", "base", {"twins": 2}),
+        pytest.param("reward_model", "base", {"twins": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_a_part_on_a_mesh_is_that_of_one_device(role, start, changes, chain, tmp_path, shares, monkeypatch):

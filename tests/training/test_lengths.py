@@ -95,7 +95,11 @@ def test_an_update_in_buckets_is_that_of_all_columns(method, choices, widths):
 ENDS = tuple(range(2, 18))  # a third of all tokens
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=2, fsdp=2), MeshConfig(way="pmap", data=4)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [MeshConfig(data=2, fsdp=2), pytest.param(MeshConfig(way="pmap", data=4), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_buckets_on_several_devices(mesh):
     """Under pmap each device has buckets of its own."""
     expected = ways.run("visa", end_id=ENDS)
