@@ -18,7 +18,7 @@ import numpy as np
 from own_step import make_experiment
 from workloads import CLIP_NORM, LEARNING_RATE, WORKLOADS
 
-from visa_jax.training.lengths import bucket_widths
+from visa_jax.training.lengths import equal_widths
 from visa_jax.training.loop import LoopConfig, start
 from visa_jax.training.optimizer import OptimizerConfig
 from visa_jax.training.programs import make_jitted
@@ -40,7 +40,7 @@ def make_scored(experiment, sizes) -> Scored:
 
 def computed_columns(mask_BT, sizes, buckets: int) -> float:
     """Of all columns of all pieces."""
-    widths = np.array(bucket_widths(sizes.completion, buckets))
+    widths = np.array(equal_widths(sizes.completion, buckets))
     longest_N = np.sort(mask_BT.sum(axis=1).reshape(sizes.prompts, -1).max(axis=1))
     longest_P = longest_N.reshape(sizes.micro_batches, -1).max(axis=1)
     return float(widths[np.searchsorted(widths, longest_P)].mean() / sizes.completion)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training import ways
 from visa_jax.parallel import MeshConfig
-from visa_jax.training.lengths import bucket_widths, in_bucket, length_order, take_prompts
+from visa_jax.training.lengths import equal_widths, in_bucket, length_order, take_prompts
 from visa_jax.training.programs import run_optimizer, update_choices
 from visa_jax.training.state import init_state
 from visa_jax.training.update import make_update
@@ -20,10 +20,10 @@ ROWS = ways.PROMPTS * ways.GROUP
 
 
 def test_widths_are_equal_shares():
-    assert bucket_widths(6, 3) == (2, 4, 6)
-    assert bucket_widths(5, 2) == (3, 5)
-    assert bucket_widths(2, 4) == (1, 2)
-    assert bucket_widths(512, 4) == (128, 256, 384, 512)
+    assert equal_widths(6, 3) == (2, 4, 6)
+    assert equal_widths(5, 2) == (3, 5)
+    assert equal_widths(2, 4) == (1, 2)
+    assert equal_widths(512, 4) == (128, 256, 384, 512)
 
 
 @pytest.mark.parametrize(("longest", "width"), [(0, 2), (1, 2), (2, 2), (3, 4), (4, 4), (5, 6), (6, 6)])

@@ -38,6 +38,7 @@ from visa_jax.models.hub import local_directory
 from visa_jax.models.lora import attach
 from visa_jax.models.placement import decoder_axes
 from visa_jax.parallel import PARAM_RULES, MeshConfig, make_mesh, multihost
+from visa_jax.training.loop import is_meshed
 from visa_jax.training.placement import Layout, require_all_devices
 from visa_jax.training.policy import PolicyConfig
 from visa_jax.training.reading import READING, draw_start, make_reading_task, reading_rows
@@ -101,7 +102,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 def supervise_command(values: flags.FlagValues) -> int:
     config, workdir = from_config_dict(SuperviseConfig, values.config), values.workdir
     require_all_devices(config.mesh, "config.mesh")
-    mesh = None if config.mesh == MeshConfig() else make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh) if is_meshed(config.mesh) else None
     source = make_source(config.data)
     start = open_start(config, source, mesh)
     if config.checkpoint_every:  # after the start is open: one that fails leaves nothing behind

@@ -16,7 +16,7 @@ from visa_jax.methods.base import Advantages
 from visa_jax.types import Array, Batch, Rollout
 
 
-def bucket_widths(length: int, buckets: int) -> tuple[int, ...]:
+def equal_widths(length: int, buckets: int) -> tuple[int, ...]:
     """Columns of each bucket, ascending: equal shares of ``length``, the last all of it."""
     return tuple(sorted({-(-length * (i + 1) // buckets) for i in range(buckets)}))
 
@@ -27,7 +27,7 @@ def in_bucket(fn: Callable[[int], Any], mask_BT: Array, buckets: int) -> Any:
     Results have the same shapes in all buckets. A gradient is taken inside ``fn``: taken through the branches, it would
     keep what each of them wants to remember.
     """
-    widths = bucket_widths(mask_BT.shape[1], buckets)
+    widths = equal_widths(mask_BT.shape[1], buckets)
     if len(widths) == 1:
         return fn(widths[0])
     columns = jnp.max(jnp.where(mask_BT, jnp.arange(mask_BT.shape[1])[None, :] + 1, 0))

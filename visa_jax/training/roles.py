@@ -241,7 +241,7 @@ def held_out_loss(task: Task, rows: Rows, batch_size: int, layout: Layout = ONE_
     """``loss(params)`` over held-out rows, compiled once; the rows must fill whole batches."""
     count = len(next(iter(rows.values()))) // batch_size
     cut = {name: x[: count * batch_size].reshape(count, batch_size, *x.shape[1:]) for name, x in rows.items()}
-    stacked = jax.tree.map(jnp.asarray, cut) if layout.mesh is None else layout.put_rows(cut, axis=1)
+    stacked = jax.tree.map(jnp.asarray, layout.put_rows(cut, axis=1))
 
     def loss(params, stacked, frozen):
         joined = task.join(params, frozen)

@@ -155,13 +155,17 @@ def fit(
     )
     params, opt_state, best = state.params, state.opt_state, state.best
     held_out_E, step = np.array(state.held_out_E), int(state.step)
-    pending, started, stop = None, time.perf_counter(), False
+    pending, started = None, time.perf_counter()
 
     def now() -> FitState:
         told = layout.put_whole((jnp.int32(step), jnp.asarray(held_out_E)))
         return FitState(step=told[0], params=params, opt_state=opt_state, best=best, held_out_E=told[1])
 
-    while step < config.steps and not stop and not (stopper and _exhausted(held_out_E, stopper)):
+    def done() -> bool:
+        return step >= config.steps or (stopper is not None and _exhausted(held_out_E, stopper))
+
+    ended = done()
+    while not ended:
         batch = layout.put_rows(task.batch(step), axis=1 if task.twins else 0)
         params, opt_state, metrics = step_fn(params, opt_state, batch, task.frozen)
         _report(pending, hooks)  # of the step before: the device is busy with this one
@@ -173,13 +177,10 @@ def fit(
             check_finite(step, {"held_out_loss": loss}, ("held_out_loss",))
             if loss < np.min(held_out_E[:number], initial=np.inf):
                 best = jax.tree.map(jnp.copy, params)
-        stop = hooks.should_stop()
-        if stop or (hooks.checkpoint_every and step % hooks.checkpoint_every == 0 and step < config.steps):
+        ended = hooks.should_stop() or done()  # processes ask together, so they always ask
+        if ended or (hooks.checkpoint_every and step % hooks.checkpoint_every == 0):
             pending = _report(pending, hooks)  # a loss that is not finite ends the run before it is kept
             hooks.on_checkpoint(step, now())
-    _report(pending, hooks)
-    if not stop:
-        hooks.on_checkpoint(step, now())
     measured = np.flatnonzero(np.isfinite(held_out_E))
     told = [((int(i) + 1) * stopper.every, float(held_out_E[i])) for i in measured] if stopper else []
     return now(), {"steps": step, "seconds": time.perf_counter() - started, "held_out": told}

@@ -14,7 +14,7 @@ from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.loop import Hooks, make_programs, train
 from visa_jax.training.metrics import MetricsWriter
 from visa_jax.training.placement import ONE_DEVICE, Layout
-from visa_jax.training.progress import Progress, graceful_stop
+from visa_jax.training.progress import Progress, StopRequest, graceful_stop
 from visa_jax.training.supervised import FitConfig, FitHooks, FitState, Stopper, Task, fit
 from visa_jax.types import Params, Scored, TrainState
 
@@ -79,8 +79,7 @@ def train_in(
         checkpoints.wait()
         step = int(state.step)
         if step < config.steps:
-            preempted = multihost.any_process(stop.signum == signal.SIGTERM)
-            stop.finish(f"saved step {step} in {workdir}; the same command goes on from there", preempted=preempted)
+            _finish(stop, _saved(step, workdir))
     return state
 
 
@@ -130,11 +129,18 @@ def fit_in(
         if checkpoints is not None:
             checkpoints.wait()
         if summary["steps"] < config.steps and multihost.any_process(bool(stop)):
-            preempted = multihost.any_process(stop.signum == signal.SIGTERM)
-            kept = f"saved step {summary['steps']} in {workdir}; the same command goes on from there"
             nothing = f"nothing was kept in {workdir}; config.checkpoint_every = N keeps every N steps"
-            stop.finish(nothing if checkpoints is None else kept, preempted=preempted)
+            _finish(stop, nothing if checkpoints is None else _saved(summary["steps"], workdir))
     return state, summary
+
+
+def _saved(step: int, workdir: Path) -> str:
+    return f"saved step {step} in {workdir}; the same command goes on from there"
+
+
+def _finish(stop: StopRequest, message: str) -> None:
+    """Leave as the process that was told to: the others were told by it."""
+    stop.finish(message, preempted=multihost.any_process(stop.signum == signal.SIGTERM))
 
 
 class Trace:
