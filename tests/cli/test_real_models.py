@@ -16,12 +16,14 @@ from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise
 from visa_jax.cli.train import read_config
+from visa_jax.config import load_config
 from visa_jax.data.source import make_testbed_source
 from visa_jax.data.template import visa_prompt
 from visa_jax.data.tokenizer import encode_batch, train_tokenizer
 from visa_jax.models import load_pretrained
 from visa_jax.models.peft import load_adapters
 from visa_jax.models.quantize import Int8
+from visa_jax.models.weights import open_weights, write_file
 from visa_jax.training.metrics import MetricsWriter
 from visa_jax.training.policy import PolicyConfig
 from visa_jax.training.roles import RoleConfig
@@ -262,3 +264,42 @@ def test_what_cannot_be_opened_again_is_told_in_one_line(chain, real, call, tmp_
     for model, message in ((real / "visa_sft", "--adapters: it was trained as a whole"), (real / "model", "has none")):
         code, out, error = call("convert", f"--model={model}", f"--out={tmp_path / 'out'}", "--adapters")
         assert code == 1 and message in error and "\n" not in error
+
+
+def on_copies(real, tmp_path, run, start):
+    """Copies of a run with adapters and of what it started from, whose names it keeps."""
+    run, start = (shutil.copytree(real / name, tmp_path / name) for name in (run, start))
+    for path, keys in ((run / "config.json", ("runs",) if run.name == "visa" else ()), (run / "base.json", ())):
+        contents = json.loads(path.read_text())
+        held = contents[keys[0]] if keys else contents
+        held["start"] = str(start)
+        path.write_text(json.dumps(contents))
+    return run, start
+
+
+@pytest.mark.parametrize("name, below", [("low_sft", "model"), ("visa", "visa_sft"), ("visa", "low_sft")])
+def test_adapters_are_not_read_on_another_base(name, below, chain, real, call, refused, tmp_path):
+    """A model trained further under its name, an SFT made again, and one whose own base is another by now."""
+    if below == "low_sft":
+        chain.train(visa_config(chain, real, start=below, policy=ADAPTERS), tmp_path / "made" / name)
+        shutil.copytree(real / below, tmp_path / "made" / below)
+        real = tmp_path / "made"
+    run, start = on_copies(real, tmp_path, name, below)
+    command, *argv = "generate", f"--model={run}", "--prompt=a <sep>", "--max_new_tokens=2"
+    assert call(command, *argv)[0] == 0
+    if below == "model":
+        path = start / "model.safetensors"
+        with open_weights(start) as weights:
+            tensors = {name: weights.read(name) for name in weights.names}
+        write_file(path, tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
+    else:
+        kept = start / ("base.json" if below == "low_sft" else "final.json")
+        contents = json.loads(kept.read_text())
+        key = "sha256" if below == "low_sft" else "params_sha256"
+        kept.write_text(json.dumps(contents | {key: "of another"}))
+    field = "start" if name == "low_sft" else "runs.start"
+    message = f"{start} holds another model than the one that the adapters of {run} are of (base.json there)"
+    assert refused(call(command, *argv)).endswith(f"{run}/config.json: {field}: {message}")
+    if name == "visa" and below == "visa_sft":
+        page = chain.page(tmp_path / "page.py", read_config(load_config(run)))
+        assert refused(call("train", f"--config={page}", f"--workdir={run}")).endswith(f"config.{field}: {message}")

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from visa_jax.config import UserError
-from visa_jax.models.weights import open_weights, read_json, write_weights
+from visa_jax.models.weights import BLOCK, fingerprint, open_weights, read_json, write_file, write_weights
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -98,3 +98,33 @@ def test_json_that_is_none_is_named(tmp_path):
             read_json(path)
     path.write_text(json.dumps({"a": 1}))
     assert read_json(path) == {"a": 1}
+
+
+def test_a_fingerprint_tells_models_apart(tmp_path):
+    """One number in a block that is read, a size, a name; the same bytes elsewhere are the same model."""
+    tensors = {"w": np.arange(64, dtype=np.float32)}
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        write_file(tmp_path / name / "model.safetensors", tensors)
+    same = fingerprint(tmp_path / "a")
+    assert same == fingerprint(tmp_path / "b")
+    write_file(tmp_path / "b" / "model.safetensors", {"w": tensors["w"] + np.eye(64, dtype=np.float32)[63]})
+    (tmp_path / "c" / "model.safetensors").rename(tmp_path / "c" / "model-00001-of-00001.safetensors")
+    assert len({same, fingerprint(tmp_path / "b"), fingerprint(tmp_path / "c")}) == 3
+    with pytest.raises(UserError, match="holds no safetensors"):
+        fingerprint(tmp_path)
+
+
+def test_a_fingerprint_reads_large_files_in_blocks_to_their_end(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_file(path, {"w": np.zeros(8 << 20, np.uint8)})
+    before, size = fingerprint(tmp_path), path.stat().st_size
+    for at in (size - 1, size - BLOCK, 0, 31 * (size - BLOCK) // 63):
+        with path.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 1]))
+        after = fingerprint(tmp_path)
+        assert after != before
+        before = after

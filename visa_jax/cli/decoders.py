@@ -5,7 +5,7 @@
 3 ``open_written``   a finished run -> the decoder that it left, adapters on their base
 
 A run that stands on a Hugging Face model keeps that model's config.json (``huggingface/``); where it trained adapters,
-params/ holds them alone, and their base is opened where the run's config says that it started.
+params/ holds them alone, and their base is opened where the run's config says that it started (``runs.claim_base``).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from visa_jax.cli.runs import HUGGINGFACE, PRETRAINED, Run, open_pretrained_run, open_run, run_kind
+from visa_jax.cli.runs import HUGGINGFACE, PRETRAINED, Run, open_pretrained_run, open_run, run_kind, start_of
 from visa_jax.config import FieldError, UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.data.template import condition_size
@@ -159,7 +159,7 @@ def open_written(found: Run, source: Source, *, merged: bool = False, mesh: Mesh
     params, own = found.params, found.workdir / HUGGINGFACE
     own = own if own.is_dir() else None
     if policy.lora:
-        field, start = _start_of(found.config)
+        field, start = start_of(found.config)
         named = f"{found.workdir}/config.json: {field}"
         base = open_decoder(start, named, LANGUAGE_MODELS, source, policy, window=0, mesh=mesh)
         frozen = policy.freeze(base.params)
@@ -192,7 +192,7 @@ def read_written(found: Run, source: Source) -> tuple[DecoderConfig, PolicyConfi
 def base_of(found: Run) -> str | None:
     """The Hugging Face directory or hub name of a decoder that a run started from; None where it started from a run, or
     from a multimodal model, in which PEFT would look for the adapters elsewhere."""
-    _, start = _start_of(found.config)
+    _, start = start_of(found.config)
     family = load_config(local_directory(start, weights=False)).get("model_type")
     return start if family in FAMILIES else None
 
@@ -201,14 +201,9 @@ def start_role(workdir: Path, config: Any) -> RoleConfig | None:
     """The role of a supervised run; of a train run that of what it started from, None of a Hugging Face model."""
     if "role" in config:
         return from_config_dict(RoleConfig, config.role, f"{workdir}/config.json: role")
-    field, start = _start_of(config)
+    field, start = start_of(config)
     directory = local_directory(start, f"{workdir}/config.json: {field}", MADE_BY, weights=False)
     return None if is_pretrained(directory) else start_role(directory, load_config(directory))
-
-
-def _start_of(config: Any) -> tuple[str, str]:
-    """(field, directory) of what a run started from."""
-    return ("start", config.start) if "role" in config else ("runs.start", config.runs.start)
 
 
 def _sharding_fn(config: DecoderConfig, mesh: Mesh) -> Callable:

@@ -5,6 +5,7 @@ workdir/tokenizer/    a transformers fast tokenizer
 workdir/params/       orbax; workdir/final.json says the last step and the digest of the parameters
 workdir/huggingface/  of a run that stands on a Hugging Face model: its config.json (with the head that was trained,
                       where one was) and generation_config.json
+workdir/base.json     of a run that trains adapters: where their base is, and a digest of it
 """
 
 import functools
@@ -22,13 +23,15 @@ from visa_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from visa_jax.models import Pretrained, make_decoder
 from visa_jax.models.hf import load_tokenizer as load_any_tokenizer
 from visa_jax.models.hf import read_decoder_config, read_family, special_ids
-from visa_jax.models.weights import write_json
+from visa_jax.models.hub import local_directory
+from visa_jax.models.weights import fingerprint, read_json, write_json
 from visa_jax.parallel import multihost
 from visa_jax.training.supervised import twin
 from visa_jax.types import Params
 
 PRETRAINED = "pretrained"  # kind of a run that was a Hugging Face directory
 HUGGINGFACE = "huggingface"
+BASE = "base.json"
 
 
 class Run(NamedTuple):
@@ -81,6 +84,50 @@ def claim_workdir(workdir: str, config: ConfigDict, *, allow_change: bool = Fals
         save_config(workdir, config)
 
 
+def claim_base(workdir: str | Path, config: ConfigDict, *, fresh: bool = False) -> None:
+    """Keep which base the adapters of ``workdir`` are trained on, or make sure that they go on with the same.
+
+    Adapters on another model are no error to a computer: shapes fit, and what comes out is something else. ``fresh``: a
+    run that starts over whatever is there.
+
+    Raises:
+      UserError: the directory that the run started from holds another model by now, or none.
+    """
+    field, start = start_of(config)
+    path = Path(workdir) / BASE
+    if multihost.any_process(not fresh and path.is_file()):  # asked before process 0 writes it
+        if read_json(path)["start"] == start:  # another one was changed on purpose, with --allow_config_change
+            _check_base(path.parent, f"config.{field}", start)
+            return
+        multihost.any_process(True)  # all have read it
+    if multihost.is_primary():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"start": start, "sha256": _model_digest(local_directory(start, f"config.{field}"))})
+
+
+def _check_base(workdir: Path, field: str, start: str) -> None:
+    kept = read_json(workdir / BASE)["sha256"]
+    if _model_digest(local_directory(start, field)) != kept:
+        raise UserError(
+            f"{field}: {start} holds another model than the one that the adapters of {workdir} are of ({BASE} there)"
+        )
+
+
+def _model_digest(directory: Path) -> str:
+    """What tells the model of a run or of a Hugging Face directory from any other."""
+    final = directory / "final.json"
+    if not final.is_file():
+        return fingerprint(directory)
+    below = directory / BASE  # a run with adapters is no model without what they stand on
+    own = read_json(final)["params_sha256"]
+    return f"{own} on {read_json(below)['sha256']}" if below.is_file() else own
+
+
+def start_of(config: Any) -> tuple[str, str]:
+    """(field, directory) of what a run started from."""
+    return ("start", config.start) if "role" in config else ("runs.start", config.runs.start)
+
+
 def run_kind(config: Any) -> str:
     """What a config is of: a role of ``supervise`` (detector, base ...) or a method of ``train`` (visa, moc)."""
     role = config.get("role")
@@ -102,7 +149,8 @@ def open_run(
       layout_fn: (the run without its parameters, their shapes) -> shapes with shardings; None = the first device.
 
     Raises:
-      UserError: missing, unfinished or of another kind; one line with the field, the path and what to do.
+      UserError: missing, unfinished, of another kind, or adapters whose base is not there or another by now; one line
+        with the field, the path and what to do.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
@@ -113,6 +161,9 @@ def open_run(
         raise UserError(f"{field}: {workdir} holds a run of {found!r}, expected {' or '.join(map(repr, kinds))}")
     if not (workdir / "final.json").is_file():
         raise UserError(f"{field}: {workdir} holds an unfinished run; go on with it first ({made_by})")
+    if (workdir / BASE).is_file():
+        below, start = start_of(config)
+        _check_base(workdir, f"{workdir}/config.json: {below}", start)
     run = Run(workdir, config, None, load_tokenizer(workdir / "tokenizer"))
     return run._replace(params=load_params(workdir, layout_fn=layout_fn and functools.partial(layout_fn, run)))
 

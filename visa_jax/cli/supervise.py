@@ -28,7 +28,7 @@ from visa_jax.cli.flags import define_config, define_config_change, define_workd
 from visa_jax.cli.main import run
 from visa_jax.cli.processes import together
 from visa_jax.cli.rewards import is_huggingface, open_detector, open_pair_entailment, open_reward
-from visa_jax.cli.runs import claim_workdir, open_run, save_run
+from visa_jax.cli.runs import claim_base, claim_workdir, open_run, save_run
 from visa_jax.cli.sources import DataConfig, make_source
 from visa_jax.config import UserError, from_config_dict, require, to_config_dict
 from visa_jax.data.source import Source
@@ -157,6 +157,8 @@ def supervise(
       What was trained: parameters or adapters; with twins they have a leading axis of 2.
     """
     workdir = Path(workdir)
+    if config.policy.lora:
+        claim_base(workdir, to_config_dict(config), fresh=not config.checkpoint_every)
     if config.role.ridge:
         started = time.perf_counter()
         params = solve_detector(config.role, source)

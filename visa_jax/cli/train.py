@@ -19,7 +19,7 @@ from visa_jax.cli.flags import define_config, define_config_change, define_workd
 from visa_jax.cli.judging import make_moc_monitor, make_visa_monitor
 from visa_jax.cli.main import run
 from visa_jax.cli.processes import together
-from visa_jax.cli.runs import claim_workdir, save_run
+from visa_jax.cli.runs import claim_base, claim_workdir, save_run
 from visa_jax.config import UserError, from_config_dict, save_config, to_config_dict
 from visa_jax.data.tokenizer import decode_batch
 from visa_jax.parallel import make_mesh, multihost
@@ -92,6 +92,8 @@ def open_parts(config: VisaTrainConfig | MocTrainConfig) -> Any:
 def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Params:
     """Train (or go on with) the run of ``parts`` in ``workdir``; returns what was trained of the policy's decoder."""
     workdir, config = Path(workdir), parts.config
+    if config.policy.lora:
+        claim_base(workdir, to_config_dict(config))
     is_visa = isinstance(parts, VisaParts)
     started = make_visa(parts) if is_visa else make_moc(parts)
     method_state = started.method_state
