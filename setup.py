@@ -10,10 +10,10 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "visa_jax/__init__.py").r
 README = ROOT / "README.md"
 
 REQUIRES = [
-    # jax and flax have to fit: jax 0.10.2 with flax 0.12.8 was tried; flax up to 0.12.8 breaks on jax 0.11.1.
-    # Raise the upper bound together with the flax that works there.
-    "jax>=0.10.2,<0.11.1",
-    "flax>=0.12.8,<0.14",
+    # jax and flax have to fit: flax up to 0.12.8 breaks on jax 0.11.1, flax from 0.12.9 wants it (and Python 3.12).
+    "jax>=0.10.2,<0.12",
+    "flax>=0.12.8,<0.12.9; python_version < '3.12'",
+    "flax>=0.12.9,<0.14; python_version >= '3.12'",
     "optax>=0.2.8,<0.4",
     "orbax-checkpoint>=0.12.8,<0.14",
     "transformers>=5,<6",  # tokenizers and configs only; PyTorch is no dependency of it

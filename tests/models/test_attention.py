@@ -1,6 +1,7 @@
 """One switch, equal numbers: each kernel against XLA's attention, and what is chosen where.
 
-Tolerances, of the largest entry: 1e-5 in float32, 2e-2 in bfloat16 (a 16-bit kernel rounds its weights, too).
+Tolerances, of the largest entry: 1e-5 in float32, 1e-2 in bfloat16 against float32 of the same numbers (a 16-bit kernel
+rounds its weights, too; XLA's own gradient in bfloat16 is off by up to .06 on a CPU with jax 0.11.2: no truth).
 """
 
 import importlib.util
@@ -20,7 +21,7 @@ from visa_jax.models.layers import MASKED
 from visa_jax.models.splash import GroupMask, splash
 from visa_jax.parallel import MeshConfig, make_mesh, on_mesh
 
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
 L, T, HEADS, KV, SIZE = 130, 140, 4, 2, 16  # two prompts of L, a group of two each; no multiple of a block
 
 
@@ -45,11 +46,16 @@ def reference(query, key, value, *args, **choices):
 
 
 def agree(left_fn, right_fn, arrays, mask_BT, dtype="float32"):
-    """Both functions give valid tokens the same, and the same gradient, within TOLERANCE of its largest entry."""
-    keep = mask_BT[:, :, None, None]
-    arrays = jax.tree.map(lambda x: x.astype(dtype), arrays)
+    """Both functions give valid tokens the same, and the same gradient, within TOLERANCE of its largest entry.
 
-    def both(fn):
+    The right one computes in ``dtype``, the left one in float32 from the same rounded arrays.
+    """
+    keep = mask_BT[:, :, None, None]
+    rounded = jax.tree.map(lambda x: x.astype(dtype), arrays)
+
+    def both(fn, dtype):
+        arrays = jax.tree.map(lambda x: x.astype(dtype), rounded)
+
         def total(arrays):
             out = fn(*arrays)
             assert out.dtype == dtype
@@ -59,7 +65,7 @@ def agree(left_fn, right_fn, arrays, mask_BT, dtype="float32"):
         (_, out), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(arrays)
         return [np.asarray(x, np.float32) for x in jax.tree.leaves((out, gradient))]
 
-    for left, right in zip(both(left_fn), both(right_fn), strict=True):
+    for left, right in zip(both(left_fn, "float32"), both(right_fn, dtype), strict=True):
         assert np.abs(left).max() > 0.01 and np.isfinite(right).all()
         np.testing.assert_allclose(right, left, rtol=0, atol=TOLERANCE[dtype] * np.abs(left).max())
 
