@@ -7,7 +7,7 @@
 #   DRY_RUN=1         print the commands instead
 #
 # A code of 1, 2 or 130 is final (a mistake of the user or a full disk, a wrong command line, Ctrl-C): it would only come again.
-set -uo pipefail
+set -uom pipefail # m: each process in a group of its own, or the terminal's Ctrl-C would reach it beside ours
 [ $# -ge 3 ] && [ "$2" = "--" ] && [ "$1" -ge 1 ] 2>/dev/null || { sed -n 2,9p "$0" >&2; exit 2; }
 count="$1"
 shift 2
@@ -28,7 +28,7 @@ fi
 asked=""
 on_term() { asked=75; kill -TERM "${pids[@]}" 2>/dev/null; }
 on_int() { asked=130; kill -INT "${pids[@]}" 2>/dev/null; }
-trap on_term TERM
+trap on_term TERM HUP
 trap on_int INT
 
 for ((attempt = 0; ; attempt++)); do
@@ -38,7 +38,8 @@ for ((attempt = 0; ; attempt++)); do
     env $(settings "$i" "$port") "$@" &
     pids+=($!)
   done
-  # The first to fail decides; of several that end together a signal says more than the error it caused in the others.
+  # The first to fail decides; of several that end together a signal says more than the error it caused in the others,
+  # but 134 (JAX gives up without its coordinator) is always caused.
   codes=() ended=0 worst=0
   while [ "$ended" -lt "$count" ]; do
     sleep 0.1
@@ -48,7 +49,11 @@ for ((attempt = 0; ; attempt++)); do
         kill -0 "${pids[i]}" 2>/dev/null && continue
         wait "${pids[i]}"
         codes[i]=$?
-        [ "${codes[i]}" -gt "$worst" ] && worst="${codes[i]}"
+        if [ "$worst" -eq 0 ] || [ "$worst" -eq 134 ]; then
+          [ "${codes[i]}" -eq 0 ] || worst="${codes[i]}"
+        elif [ "${codes[i]}" -gt "$worst" ] && [ "${codes[i]}" -ne 134 ]; then
+          worst="${codes[i]}"
+        fi
       fi
       ended=$((ended + 1))
     done

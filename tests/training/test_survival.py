@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -106,6 +108,43 @@ def test_the_launcher_starts_all_again_and_gives_up_where_that_is_useless(root, 
     for code in (1, 2, 130):
         done = subprocess.run([*launcher, "bash", "-c", f"exit {code}"], capture_output=True, timeout=20, check=False)
         assert done.returncode == code and b"again" not in done.stderr
+    # JAX aborts whoever has lost process 0: that is no failure of its own
+    for codes in ("1 134", "134 1"):
+        fail = f"set -- {codes}; shift $VISA_JAX_PROCESS; exit $1"
+        done = subprocess.run([*launcher, "bash", "-c", fail], capture_output=True, timeout=20, check=False)
+        assert done.returncode == 1 and b"again" not in done.stderr
+
+
+def test_ctrl_c_reaches_each_process_once(root, tmp_path):
+    """Of a terminal it comes to the launcher's whole group. Each process can be interrupted, and hears of it once."""
+    script = (
+        "import os, pathlib, signal, time\n"
+        f"told = pathlib.Path({str(tmp_path)!r}) / os.environ['VISA_JAX_PROCESS']\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "signal.signal(signal.SIGINT, lambda *_: told.open('a').write('x'))\n"
+        "told.touch()\n"
+        "end = time.monotonic() + 30\n"
+        "while not told.read_text() and time.monotonic() < end: time.sleep(0.01)\n"
+        "time.sleep(0.5)\n"
+        "raise SystemExit(130)\n"
+    )
+    launcher = ["bash", str(root / "launch" / "local_processes.sh"), "2", "--", sys.executable, "-c", script]
+    # as a terminal starts it, whatever started the tests
+    fresh = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", fresh, *launcher], start_new_session=True) as started:
+        try:
+            wait_until(lambda: all((tmp_path / name).exists() for name in "01"))
+        finally:
+            os.killpg(started.pid, signal.SIGINT)
+    assert started.returncode == 130
+    assert [(tmp_path / name).read_text() for name in "01"] == ["x", "x"]
+
+
+def wait_until(found, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_dry_run_prints_the_commands(root):
@@ -132,6 +171,12 @@ def test_dry_run_prints_the_commands(root):
             "slurm.sbatch",
             {},
             "srun --kill-on-bad-exit=1 --export=ALL,VISA_JAX_COORDINATOR=auto visa-jax train --workdir=a b\n",
+        ),
+        (
+            "slurm.sbatch",
+            {"SLURM_GPUS_ON_NODE": "4"},
+            "JAX_LOCAL_DEVICE_IDS=0,1,2,3 srun --kill-on-bad-exit=1 --export=ALL,VISA_JAX_COORDINATOR=auto "
+            "visa-jax train --workdir=a b\n",
         ),
     ],
 )

@@ -14,6 +14,7 @@ The launchers (``launch/``) say by environment variables what a process is:
 
 import os
 import sys
+import time
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from visa_jax.config import UserError
 
 COORDINATOR, PROCESSES, PROCESS = "VISA_JAX_COORDINATOR", "VISA_JAX_PROCESSES", "VISA_JAX_PROCESS"
 CPU_DEVICES = "VISA_JAX_CPU_DEVICES"
+MOMENT = 2.0  # seconds
 
 
 def initialize() -> None:
@@ -77,9 +79,12 @@ def fetch(tree: Any) -> Any:
 def leave(code: int) -> None:
     """End a process of several at once with ``code``; nothing where there is one.
 
-    An orderly end waits for the others, and after a failure of this process alone they wait for it.
+    An orderly end waits for the others, and after a failure of this process alone they wait for it. Process 0 gives
+    those that fail alike a moment to say so: without it they are aborted, which looks like a machine that died.
     """
     if jax.process_count() > 1:
+        if is_primary():
+            time.sleep(MOMENT)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
