@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from visa_jax import checkpoint
@@ -172,12 +173,34 @@ def test_error_only_when_no_whole_checkpoint_is_left(tmp_path):
     assert checkpoint.Checkpoints(tmp_path).restore_newest(numbers(100, 0)) is None
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no room"), OSError(116, "Stale file handle"), ValueError("RESOURCE_EXHAUSTED: memory")],
+)
+def test_what_the_machine_could_not_read_is_not_damaged(error, tmp_path, monkeypatch):
+    """Too little memory says nothing of a checkpoint: it stays, and no older one is taken instead."""
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, numbers(100, step))
+    checkpoints.wait()
+
+    def fail(*args, **more):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "restore", fail)
+        told = refusal(checkpoint.Checkpoints(tmp_path).restore_newest, numbers(100, 0))
+    assert told.startswith(f"{tmp_path / 'checkpoints' / '2'}: could not be read (")
+    assert checkpoint.Checkpoints(tmp_path).restore_newest(numbers(100, 0))["w"][0] == 2
+
+
 def test_the_best_are_kept_beside_the_last(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=1, keep_best=2)
     for step, score in enumerate((0.5, 0.9, None, float("nan"), 0.7, 0.1)):
         checkpoints.save(step, numbers(2, step), score)
     checkpoints.wait()
     assert sorted(p.name for p in checkpoints.directory.iterdir() if p.is_dir()) == ["1", "4", "5"]
+    assert [checkpoints.score(step) for step in (1, 4, 5)] == [0.9, 0.7, 0.1]  # what a resumed run goes on with
 
 
 def test_what_is_saved_may_be_used_up_at_once(tmp_path):

@@ -78,6 +78,10 @@ class Checkpoints:
                 _put_aside(self.directory / str(step))
         return None
 
+    def score(self, step: int) -> float | None:
+        """What a finished checkpoint was saved with."""
+        return _read_list(self.directory / str(step)).get("score")
+
     def save(self, step: int, tree: Any, score: float | None = None) -> Path:
         """Begin to write `tree` to `checkpoints/<step>`; it may be used up as soon as this returns.
 
@@ -285,8 +289,17 @@ def _read(path: Path, like: Any, layout_fn: Callable | None = None) -> Any:
         _check_shapes(path, saved, like)
     try:
         return _checkpointer().restore(path, args=ocp.args.StandardRestore(like))
-    except Exception as error:  # the sizes are right, the content is not; each part of orbax has its own error
-        raise DamagedError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from error
+    except Exception as error:  # each part of orbax has its own
+        told = " ".join(str(error).split())[:200]
+        if _is_passing(error):
+            raise UserError(f"{path}: could not be read ({told})") from error
+        raise DamagedError(f"{path}: damaged checkpoint ({told})") from error  # the sizes are right, the content is not
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether an error says nothing of what is on disk: too little memory, a file system that does not answer."""
+    machine = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    return machine or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _check_files(path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from visa_jax.config import UserError
 from visa_jax.training.optimizer import OptimizerConfig, make_schedule
+from visa_jax.training.roles import held_out_loss
 from visa_jax.training.supervised import (
     NO_HOOKS,
     FitConfig,
@@ -23,6 +24,7 @@ from visa_jax.training.supervised import (
 from visa_jax.types import WeightedSum
 
 X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+KEY = jax.random.key(0)
 TRUTH = np.array([1.0, -2.0, 0.5], np.float32)
 ROWS = {"x": X, "y": X @ TRUTH}
 
@@ -111,6 +113,28 @@ def test_goes_on_from_a_checkpoint_as_if_never_stopped():
     state, again = fit(line_task(), CONFIG, state, stopper=one)  # of a run that has ended nothing is left to do
     np.testing.assert_array_equal(learned(state)["w"], whole["w"])
     assert again["steps"] == 60
+
+
+def test_a_run_with_early_stopping_can_get_more_steps():
+    """A checkpoint's arrays have one shape for any number of steps."""
+    stopper = Stopper(lambda params: 1.0, every=10, patience=2)
+    states = [
+        jax.eval_shape(lambda n=n: start_fit(line_task(), FitConfig(steps=n, batch_size=16), KEY, stopper=stopper))
+        for n in (20, 400)
+    ]
+    assert states[0].held_out_E == states[1].held_out_E
+    with pytest.raises(UserError, match="evaluate_every: 2000 evaluations are more than the 1024 kept"):
+        start_fit(line_task(), FitConfig(steps=20_000, batch_size=16), KEY, stopper=stopper)
+
+
+def test_held_out_loss_of_twins_is_their_mean():
+    rows = {name: x[:32] for name, x in ROWS.items()}
+    params = {"w": np.stack([TRUTH, TRUTH + np.float32([1, 0, 0])])}
+    expected = [0.0, float(np.mean(X[:32, 0] ** 2))]  # one is right, the other off by the first column
+    found = [held_out_loss(line_task(), rows, 16)(twin(params, i)) for i in range(2)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    both = held_out_loss(line_task(twins=2), rows, 16)(params)
+    np.testing.assert_allclose(both, np.mean(expected), rtol=1e-5)
 
 
 def test_nan_of_the_held_out_loss_ends_the_run():

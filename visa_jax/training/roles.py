@@ -238,7 +238,7 @@ def role_functions(source: Source, role: RoleConfig) -> dict[str, Any]:
 
 
 def held_out_loss(task: Task, rows: Rows, batch_size: int, layout: Layout = ONE_DEVICE) -> Callable[[Params], float]:
-    """``loss(params)`` over held-out rows, compiled once; the rows must fill whole batches."""
+    """``loss(params)`` over held-out rows, compiled once; of twins the mean. The rows must fill whole batches."""
     count = len(next(iter(rows.values()))) // batch_size
     cut = {name: x[: count * batch_size].reshape(count, batch_size, *x.shape[1:]) for name, x in rows.items()}
     stacked = jax.tree.map(jnp.asarray, layout.put_rows(cut, axis=1))
@@ -248,5 +248,8 @@ def held_out_loss(task: Task, rows: Rows, batch_size: int, layout: Layout = ONE_
         sums = jax.lax.map(lambda batch: task.loss(joined, batch)[0], stacked)
         return jnp.sum(sums.total) / jnp.sum(sums.weight)
 
-    program = layout.program(loss, layout.everywhere())
+    def of_twins(params, stacked, frozen):
+        return jnp.mean(jax.vmap(loss, in_axes=(0, None, None))(params, stacked, frozen))
+
+    program = layout.program(of_twins if task.twins else loss, layout.everywhere())
     return lambda params: float(program(params, stacked, task.frozen))

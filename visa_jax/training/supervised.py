@@ -47,6 +47,9 @@ class FitConfig:
         require(self.batch_size >= 1, "batch_size", "must be at least 1")
 
 
+EVALUATIONS = 1024  # that a run with early stopping can hold
+
+
 class Stopper(NamedTuple):
     """Early stopping: measure ``held_out(params)`` every ``every`` steps, stop after ``patience`` without a new low."""
 
@@ -63,7 +66,7 @@ class FitState:
     params: Params
     opt_state: Any
     best: Params  # those of the lowest held-out loss; {} without early stopping
-    held_out_E: Array  # float32: that loss at each evaluation, NaN = none yet; one at least, for orbax takes no less
+    held_out_E: Array  # float32 [EVALUATIONS], so that a run can get more steps: that loss at each, NaN = none yet
 
 
 class FitHooks(NamedTuple):
@@ -113,13 +116,16 @@ def start_fit(
       FieldError: sizes that do not divide into the mesh, with both numbers.
     """
     layout.require_rows(config.batch_size, "role.fit.batch_size")
+    if stopper:
+        count = config.steps // stopper.every
+        require(count <= EVALUATIONS, "evaluate_every", f"{count} evaluations are more than the {EVALUATIONS} kept")
     optimizer = make_optimizer(config.optimizer, config.steps)
     init, init_moments = (jax.vmap(fn) if task.twins else fn for fn in (task.init, optimizer.init))
     keys = jax.random.split(key, task.twins) if task.twins else key
 
     def begin(params: Params) -> FitState:
         copy = jax.tree.map(jnp.copy, params) if stopper else {}
-        losses = jnp.full(max(config.steps // stopper.every, 1) if stopper else 1, jnp.nan)
+        losses = jnp.full(EVALUATIONS if stopper else 1, jnp.nan)
         return FitState(step=jnp.int32(0), params=params, opt_state=init_moments(params), best=copy, held_out_E=losses)
 
     held = layout.held(jax.eval_shape(begin, jax.eval_shape(init, keys) if params is None else params))

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from visa_jax.checkpoint import Checkpoints
+from visa_jax.checkpoint import Checkpoints, is_key
 from visa_jax.parallel import multihost
 from visa_jax.training.experiment import Experiment, LoopConfig
 from visa_jax.training.loop import Hooks, make_programs, train
@@ -44,15 +44,16 @@ def train_in(
     workdir, primary = Path(workdir), multihost.is_primary()
     checkpoints = Checkpoints(workdir, keep_last=config.keep_last, keep_best=config.keep_best)
     programs = make_programs(experiment, config, state)
-    resumed = None
-    if checkpoints.newest() is not None:
-        resumed = checkpoints.restore_newest(programs.take_state(programs.put_state(state)))
-    first = 0 if resumed is None else int(resumed.step)
     newest: dict[str, float] = {}
+    resumed = checkpoints.newest() is not None
+    if resumed:
+        state = checkpoints.restore_newest(_shapes(programs.take_state(programs.put_state(state)), state))
+        newest[config.best_metric] = checkpoints.score(int(state.step))
+    first = int(state.step)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
         if primary:
-            writer = stack.enter_context(MetricsWriter(workdir, resume_step=None if resumed is None else first))
+            writer = stack.enter_context(MetricsWriter(workdir, resume_step=first if resumed else None))
             progress = stack.enter_context(Progress(title or workdir.name, config.steps, start=first))
         trace = stack.enter_context(Trace(workdir / "profile", first + COMPILING_STEPS, profile_steps))
         stop = stack.enter_context(graceful_stop())
@@ -75,7 +76,7 @@ def train_in(
             on_checkpoint=lambda step, state: checkpoints.save(step, state, newest.get(config.best_metric)),
             should_stop=lambda: multihost.any_process(bool(stop)),
         )
-        state = train(experiment, config, state if resumed is None else resumed, ref_params, hooks, programs)
+        state = train(experiment, config, state, ref_params, hooks, programs)
         checkpoints.wait()
         step = int(state.step)
         if step < config.steps:
@@ -103,7 +104,8 @@ def fit_in(
         checkpoints = Checkpoints(workdir) if checkpoint_every else None
         if checkpoints is not None:
             stack.callback(checkpoints.close)
-            state = checkpoints.restore_newest(state) or state
+            if checkpoints.newest() is not None:
+                state = checkpoints.restore_newest(_shapes(state))
         first = int(state.step)
         if primary:
             # the line of a step bears its number before it is counted
@@ -132,6 +134,24 @@ def fit_in(
             nothing = f"nothing was kept in {workdir}; config.checkpoint_every = N keeps every N steps"
             _finish(stop, nothing if checkpoints is None else _saved(summary["steps"], workdir))
     return state, summary
+
+
+def _shapes(state: Any, start: Any = None) -> Any:
+    """What a checkpoint is read as; ``state`` (and ``start``, which it was laid out from) is let go before.
+
+    Somebody up the stack still names them, and a run that goes on must not need more memory than one that begins.
+    """
+
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or is_key(leaf):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    shapes = jax.tree.map(shape, state)
+    for leaf in jax.tree.leaves((state, start)):
+        if isinstance(leaf, jax.Array) and not is_key(leaf) and not leaf.is_deleted():
+            leaf.delete()
+    return shapes
 
 
 def _saved(step: int, workdir: Path) -> str:
