@@ -1,10 +1,12 @@
 """`visa-jax generate` on finished runs and on published weights."""
 
 import json
+import types
 
 import jax
 import pytest
 
+from visa_jax.cli import generate
 from visa_jax.cli.generate import prompt_of
 from visa_jax.cli.runs import open_run
 from visa_jax.data.template import make_template
@@ -136,6 +138,7 @@ GENERATE = [
     (["--model={base}", "--temperature=nan"], "--temperature=nan: expected a number of at least 0"),
     (["--model={base}", "--top_p=0"], "--top_p=0.0: expected a number in (0, 1]"),
     (["--model={base}", "--max_new_tokens=0"], "--max_new_tokens=0"),
+    (["--model={base}", "--seed=4294967296"], "--seed=4294967296"),
     (["--model={base}", "--min_p=1.5"], "--min_p=1.5: expected a number in [0, 1]"),
     (["--model={base}", "--repetition_penalty=0"], "--repetition_penalty=0.0: expected a number above 0"),
     (["--model={base}", "--repetition_penalty=inf"], "--repetition_penalty=inf: expected a number above 0"),
@@ -162,3 +165,26 @@ def test_a_prompt_longer_than_a_pretrained_window_is_refused(shared, call, monke
     argv = [f"--model={shared / 'data' / 'stories260k'}", f"--prompt={'the cat sat on the mat. ' * 200}"]
     error = refused(call("generate", *argv))
     assert "tokens are longer than the model's window of 512" in error
+
+
+def test_a_completion_is_what_comes_behind_the_prompt(shared, monkeypatch):
+    """A tokenizer of bytes reads the end of a prompt otherwise before half a character."""
+    ids = {"a😀": [70, 71], "a": [70]}
+
+    def decode(row, skip_special_tokens):
+        return {2: "a😀", 3: "a\ufffd\ufffd", 4: "a😀 b"}[len(row)]
+
+    config = types.SimpleNamespace(max_length=9, vocab_size=99)
+    model = types.SimpleNamespace(config=config, lm=None, params=None, end_ids=(), pad_id=0)
+    monkeypatch.setattr(generate, "load_config", lambda directory: {"model_type": "llama"})
+    monkeypatch.setattr(generate, "_pretrained_ids", lambda *args: ids["a😀"])
+    tokenizer = types.SimpleNamespace(decode=decode)
+
+    def load(directory, check_fn):
+        check_fn(config, tokenizer)
+        return model, tokenizer
+
+    monkeypatch.setattr(generate, "load_pretrained", load)
+    writer = generate.open_writer(shared, "a😀", None)
+    assert writer.write([1]) == ("a\ufffd\ufffd", "\ufffd\ufffd")
+    assert writer.write([1, 2]) == ("a😀 b", " b")

@@ -126,6 +126,7 @@ def test_order_of_flags_does_not_matter_and_nothing_stays_behind(command, config
         ("--worksdir=x", "Unknown command line flag 'worksdir'. Did you mean: workdir ?"),
         ("--config=nowhere.py", "--config=nowhere.py: no such file"),
         ("stray", "unexpected argument 'stray'"),
+        ("--config.nothing=\udcff", "an argument is not UTF-8"),
     ],
 )
 def test_unusable_command_lines_exit_2(flag, message, command, config_file, capsys):

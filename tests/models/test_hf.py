@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from visa_jax.config import UserError
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder, save_pretrained
-from visa_jax.models.hf import load_params, read_decoder_config
+from visa_jax.models.hf import load_params, load_tokenizer, read_decoder_config
 from visa_jax.rollout import generate
 from visa_jax.types import PromptBatch
 
@@ -322,3 +322,27 @@ def test_a_choice_of_no_family_is_not_saved(tiny, tmp_path):
     with pytest.raises(UserError, match="condition = 2"):
         save_pretrained(tmp_path / "new", {}, tiny(condition=2))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_special_token_may_lie_beyond_the_embedding(stories, tmp_path):
+    """Gemma 3's text models have a token of pictures in their tokenizer and no row for it."""
+    shutil.copy(stories / "tokenizer.json", tmp_path)
+    contents = json.loads((tmp_path / "tokenizer.json").read_text())
+    token = {"id": 512, "content": "<image>", "single_word": False, "lstrip": False, "rstrip": False}
+    contents["added_tokens"].append(token | {"normalized": False, "special": True})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
+    assert load_tokenizer(tmp_path, 512)("<image>", add_special_tokens=False)["input_ids"] == [512]
+    contents["added_tokens"][-1]["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
+    with pytest.raises(UserError, match="token id 512 lies beyond the embedding of 512 rows"):
+        load_tokenizer(tmp_path, 512)
+
+
+def test_a_vocabulary_of_words_is_a_tokenizer_too(tmp_path):
+    """Old directories of BERT hold vocab.txt alone."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="no tokenizer.json .nor tokenizer.model, vocab.json, vocab.txt."):
+        load_tokenizer(tmp_path, 9)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "is", "red"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    assert load_tokenizer(tmp_path, 9)("it is red")["input_ids"] == [2, 5, 6, 7, 3]

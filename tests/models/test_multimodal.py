@@ -12,6 +12,7 @@ import pytest
 from visa_jax.config import UserError
 from visa_jax.data.tokenizer import make_testbed_tokenizer
 from visa_jax.models import DecoderConfig, load_pretrained, make_decoder, save_pretrained
+from visa_jax.models.classifiers import load_classifier, save_classifier, start_classifier
 from visa_jax.models.hf import read_decoder_config
 from visa_jax.models.weights import open_weights, write_weights
 
@@ -105,3 +106,12 @@ def test_end_tokens_of_a_text_config(text, tmp_path):
     contents["text_config"]["eos_token_id"] = [contents.pop("eos_token_id"), 7]
     (directory / "config.json").write_text(json.dumps(contents))
     assert load_pretrained(directory)[0].end_ids[1] == 7
+
+
+def test_a_head_on_the_text_decoder_is_of_its_class(text, tmp_path):
+    """Gemma3ForSequenceClassification is transformers' class of models with pictures."""
+    headed = start_classifier(text, ("reward",), "regression")
+    assert headed.contents["architectures"] == ["Gemma3TextForSequenceClassification"]
+    (tmp_path / "config.json").write_text(json.dumps(headed.contents))
+    save_classifier(tmp_path / "out", tmp_path, headed.init(jax.random.key(0)), headed.tokenizer)
+    assert load_classifier(tmp_path / "out")[0].labels == ("reward",)

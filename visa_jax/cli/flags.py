@@ -20,6 +20,9 @@ _NO_PAGES = ("configs/__init__.py", "configs/common.py", "configs/pods.py")
 INSTALLED_CONFIGS = "visa_jax_configs"
 
 
+LAST_SEED = 2**32 - 1  # of 32 bits: jax.random.key drops the rest without a word
+
+
 class UsageError(UserError):
     """A command line that can not be understood; commands exit with 2."""
 

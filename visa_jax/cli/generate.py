@@ -12,6 +12,7 @@ prompt that it was trained on; a rewriter is better asked by `visa-jax rewrite`,
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from visa_jax.cli.decoders import open_written
-from visa_jax.cli.flags import UsageError
+from visa_jax.cli.flags import LAST_SEED, UsageError
 from visa_jax.cli.main import run
 from visa_jax.cli.runs import PRETRAINED, open_pretrained_run, open_run, run_kind
 from visa_jax.cli.sources import DataConfig, make_source
@@ -67,7 +68,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("repetition_penalty", 1.0, "above 1: tokens that are there already are less likely", **bound)
     flags.DEFINE_multi_string("stop", [], "end before this string; may be given several times", flag_values=values)
     flags.DEFINE_enum("kv_cache_dtype", "auto", KV_CACHE_DTYPES, "of cached keys and values", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0, upper_bound=LAST_SEED)
     flags.DEFINE_list("preference", None, "of a MOC run: numbers that sum to 1, as 0.3,0.7", flag_values=values)
     flags.DEFINE_bool("chat", False, "use the chat template of a Hugging Face model's tokenizer", flag_values=values)
     flags.DEFINE_bool("json", False, "print JSON", flag_values=values)
@@ -142,6 +143,9 @@ def open_writer(directory: Path, prompt: str, preference: list[float] | None, ch
 
     def read_prompt(config: DecoderConfig, tokenizer: Any) -> None:
         ids.extend(_pretrained_ids(directory, tokenizer, prompt, chat))
+        if max(ids) >= config.vocab_size:  # an added special token, see ``load_tokenizer``
+            token = tokenizer.convert_ids_to_tokens(max(ids))
+            raise UserError(f"--prompt: {token} has no row among the {config.vocab_size} of the model's embedding")
         _check_room(ids, config.max_length)
 
     ids: list[int] = []  # a prompt that does not fit is refused before the parameters are read
@@ -152,7 +156,8 @@ def open_writer(directory: Path, prompt: str, preference: list[float] | None, ch
 
     def write(drawn: list[int]) -> tuple[str, str]:
         before, text = (tokenizer.decode(row, skip_special_tokens=True) for row in (ids, ids + drawn))
-        completion = text.removeprefix(before)
+        # not removeprefix: where bytes are tokens, the end of a prompt may read otherwise before half a character
+        completion = text[len(os.path.commonprefix([before, text])) :]
         return completion if chat else text, completion
 
     window, end_id = model.config.max_length, model.end_ids or (-1,)  # no token is -1: such a model never ends

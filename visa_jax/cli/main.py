@@ -53,12 +53,19 @@ PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
 HELP = ("--help", "-h", "--helpfull")
 
 
+def _is_utf8(word: str) -> bool:
+    """Bytes that are none arrive as lone surrogates, which no tokenizer takes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: sys.argv[1:]) and return the exit code; `visa-jax` calls this."""
     argv = list(sys.argv[1:] if argv is None else argv)
     command, words = (argv[0], argv[1:]) if argv else ("", [])
     try:
         with _sigterm_as_interrupt():
+            if not all(_is_utf8(word) for word in words):
+                raise UsageError("an argument is not UTF-8")
             code = _run_command(command, [word for word in words if word != "--traceback"])
             sys.stdout.flush()  # here, where a reader that has gone away is still a plain error
             return code

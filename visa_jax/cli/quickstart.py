@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from visa_jax.cli.claims import check_claims
-from visa_jax.cli.flags import define_workdir, load_config_file
+from visa_jax.cli.flags import LAST_SEED, define_workdir, load_config_file
 from visa_jax.cli.main import run
 from visa_jax.config import UserError, config_differences, load_config, require, save_config
 from visa_jax.evaluation.records import write_json
@@ -33,7 +33,7 @@ ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 def define_flags(values: flags.FlagValues) -> None:
     define_workdir(values, "directory of all runs and of the report", required=False)
     values["workdir"].value = "runs/quickstart"
-    flags.DEFINE_integer("seed", 0, "seed of every stage", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "seed of every stage", flag_values=values, lower_bound=0, upper_bound=LAST_SEED)
     flags.DEFINE_bool("fast", False, "every stage cut to a twelfth: shows that all works", flag_values=values)
     flags.DEFINE_bool("full", False, "more baselines", flag_values=values)
     flags.DEFINE_enum("branch", None, BRANCHES, "run one branch only, as the command itself does", flag_values=values)

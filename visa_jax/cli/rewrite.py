@@ -19,11 +19,11 @@ from absl import flags
 
 from visa_jax.cli.detect import by_name
 from visa_jax.cli.experiment import VisaParts, open_visa
-from visa_jax.cli.flags import UsageError, define_workdir
+from visa_jax.cli.flags import LAST_SEED, UsageError, define_workdir
 from visa_jax.cli.judging import make_loop
 from visa_jax.cli.main import run
 from visa_jax.cli.rewards import reading, role_of
-from visa_jax.cli.runs import Run, open_run
+from visa_jax.cli.runs import Run, check_base, open_run
 from visa_jax.cli.texts import check_text, read_text, warn_unknown
 from visa_jax.cli.train import read_config
 from visa_jax.config import UserError, suggestion
@@ -55,13 +55,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("values", None, 'JSON, as {"Security": 0.5}: levels in [-1, 1]', flag_values=values)
     flags.DEFINE_string("translator", "", "a translator run, in place of the VISA run's own", flag_values=values)
     flags.DEFINE_integer("tries", 4, "most rewrites to draw", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "of the drawing", flag_values=values, lower_bound=0, upper_bound=LAST_SEED)
     flags.DEFINE_bool("json", False, "print JSON with every try", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     request = read_request(values)
     found = open_run(values.workdir, "--workdir", "visa", made_by="visa-jax train")
+    check_base(found.workdir, found.config)
     parts = one_by_one(open_visa(read_config(found.config)))
     unknown = check_request(parts, request)
     translator = None if request.wish is None else open_translator(parts, values.translator)

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from visa_jax.types import Params
 BARE, CLASSIFIER = "Model", "ForSequenceClassification"  # ends of architecture names
 MASKED = "ForMaskedLM"  # as encoders are pretrained: read as the bare model, its head is another task's
 # constants, and a table that DeBERTa's published files hold and its models do not read
+MEAN = "pooling_mode_mean_tokens"
 UNUSED = ("embeddings.position_ids", "embeddings.position_embeddings.weight")
 OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
@@ -146,18 +148,31 @@ def read_labels(directory: str | Path) -> tuple[str, ...]:
         raise UserError(f"{path}: id2label does not name the classes 0, 1, ...") from None
 
 
+def require_mean(directory: str | Path) -> None:
+    """UserError where a sentence-transformers directory says that its embedding is another than the mean of states."""
+    pooling, modules = Path(directory) / "1_Pooling" / "config.json", Path(directory) / "modules.json"
+    if pooling.is_file():
+        modes = [name for name, chosen in read_json(pooling).items() if name.startswith("pooling_mode_") and chosen]
+        if modes not in ([], [MEAN]):
+            raise UserError(f"{pooling}: {modes[0]} is not supported ({MEAN} is)")
+    if modules.is_file() and any(each["type"].endswith(".Dense") for each in json.loads(modules.read_text())):
+        raise UserError(f"{modules}: a Dense layer behind the mean is not supported")
+
+
 def fit_encoder(
     weights: Weights, family: EncoderFamily, config: EncoderConfig
 ) -> tuple[EncoderConfig, dict[ParamPath, Slot]]:
     """The config, without a pooler where a bare model's file has none, and where each parameter is in ``weights``.
 
     Reads nothing but names and shapes. Raises UserError for a tensor that is not there, has another shape, or has no
-    place in such an encoder; tensors outside of the bare model's prefix are heads for other tasks.
+    place in such an encoder; tensors outside of the bare model's prefix are heads for other tasks, and a classifier
+    need not read the bare model's pooler (RoBERTa).
     """
     base = family.base if any(name.startswith(family.base) for name in weights.names) else ""
     if config.pooler and not config.classes and _pooler_name(family, base) not in weights:
         config = dataclasses.replace(config, pooler=None)
     slots, expected = encoder_slots(family, config, base), set()
+    spare = {_renamed(slot.name, family.base, base) for slot in family.pooler.values()} if config.classes else set()
     for path, leaf in _shapes(config).items():
         slot, stacked = slots[path], path[0] == "layers"
         for new, old in OLD_NAMES.items():
@@ -168,7 +183,8 @@ def fit_encoder(
             weights.check(slot.name.format(layer), shape)
             expected.add(slot.name.format(layer))
     for name in weights.names:
-        if name not in expected and name.startswith(base) and name.removeprefix(base) not in UNUSED:
+        known = name in expected | spare or name.removeprefix(base) in UNUSED
+        if name.startswith(base) and not known:
             raise UserError(f"{weights.source}: tensor {name} has no place in the model of config.json")
     return config, slots
 

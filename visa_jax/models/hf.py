@@ -27,7 +27,7 @@ from visa_jax.types import LanguageModel, Params
 
 OURS = ("dtype", "remat", "scan_layers", "attention")  # fields of DecoderConfig that no directory settles
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # constants that old files hold as tensors
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 class Pretrained(NamedTuple):
@@ -237,18 +237,22 @@ def load_params(
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int):
-    """The fast tokenizer of a directory. UserError where there is none, or one with ids beyond the embedding."""
+    """The fast tokenizer of a directory. UserError where there is none, or one with ids beyond the embedding.
+
+    Added special tokens may lie there, as in Gemma 3's text models that of pictures: nothing says them by chance.
+    """
     from transformers import AutoTokenizer  # here, because it takes seconds and most users of models never need it
 
     directory = Path(directory)
     found = [directory / name for name in TOKENIZERS if (directory / name).is_file()]
     if not found:
-        raise UserError(f"{directory}: no tokenizer.json")
+        raise UserError(f"{directory}: no tokenizer.json (nor {', '.join(TOKENIZERS[1:])})")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory))
     except Exception as error:  # of a damaged file the tokenizers library says what it likes
         raise UserError(f"{found[0]}: damaged tokenizer ({' '.join(str(error).split())[:200]})") from None
-    highest = max(tokenizer.get_vocab().values(), default=0)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    highest = max((i for i in tokenizer.get_vocab().values() if i not in special), default=0)
     if highest >= vocab_size:
         raise UserError(f"{found[0]}: token id {highest} lies beyond the embedding of {vocab_size} rows")
     return tokenizer
