@@ -11,7 +11,8 @@ models start:
     MOC    base -> reward (objective=0, objective=1) -> moc_sft (from DIR) -> moc
 
 `chat` asks in the model's chat template. `tiny` shows on the testbed, in a minute of a CPU, that the two from DIR run.
-Hardware: one GPU, 16 GB for 8 billion parameters beside activations. [ours: all numbers, no run of this size was made]
+Hardware: one GPU; for 8 billion parameters 24 GB while loading, then 12 GB beside activations and cache. [ours: all
+numbers by the sizes, docs/real_models.md; no run of this size was made]
 """
 
 from ml_collections import ConfigDict

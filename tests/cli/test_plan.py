@@ -139,6 +139,32 @@ def test_reward_models_may_lie_in_half_of_the_bytes():
     assert wide - narrow == 2 * sum(leaf.size for model in models for leaf in jax.tree.leaves(model["decoder"]))
 
 
+def test_visas_base_is_held_beside_its_start():
+    """Another model of the policy's sizes, frozen, in the same pieces; one directory for both is one copy."""
+    config = make_config()
+    one = dataclasses.replace(config, runs=dataclasses.replace(config.runs, base=config.runs.start))
+    (two, plan), (alone, _) = (
+        (programs(drawn, make_mesh(CUT)), drawn) for drawn in (draw(each, "cpu") for each in (config, one))
+    )
+    quarter = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(plan.reference)) / 4
+    for name in ("rollout", "score", "update"):
+        assert quarter <= two[name].held_bytes - alone[name].held_bytes <= 1.02 * quarter
+
+
+def test_useful_work_of_adapters_has_no_slope_of_frozen_kernels():
+    """Two products a kernel where the whole is trained has three, and three of each adapter."""
+    whole, low = (
+        counts.useful_flops(work_of(draw(make_config(reader=False, **policy), "cpu"), "cpu", 4))
+        for policy in ({}, {"lora_rank": 2, "lora_pattern": "mlp/up"})
+    )
+    work = work_of(draw(make_config(reader=False), "cpu"), "cpu", 4)
+    layers, attention, logits = counts.forward_flops(work)
+    tokens = 8 * 16 + 16 * 12
+    adapters = SIZES["layers"] * 2 * (SIZES["width"] + SIZES["mlp_width"])
+    assert whole == 3 * (layers + attention + logits)
+    assert low == 2 * (layers + logits) + 3 * attention + 3 * 2 * tokens * adapters
+
+
 def test_a_plan_for_tpus_prints_a_plan_alone(root, tmp_path):
     """What libtpu has to say of the machine that it is not on would stand before the JSON, or beside it."""
     if importlib.util.find_spec("libtpu") is None:

@@ -10,8 +10,8 @@ import pytest
 from visa_jax.cli.configs import MocRuns
 from visa_jax.cli.experiment import make_visa_set, open_moc, open_visa
 from visa_jax.cli.judging import make_loop
-from visa_jax.cli.rewards import ReadingConfig, open_analyzer, open_detector, open_reward
-from visa_jax.config import to_json
+from visa_jax.cli.rewards import ReadingConfig, open_analyzer, open_detector, open_embedder, open_reward
+from visa_jax.config import UserError, to_json
 from visa_jax.data.testbed.vocabulary import vocabulary
 from visa_jax.methods.visa import VisaConfig
 from visa_jax.training.metrics import METRICS_FILE
@@ -159,6 +159,27 @@ def test_embeddings_of_the_same_text_are_the_same(by_hand):
     both = open_analyzer(by_hand.directory, "field", consistency="embedding")([PREMISE, "a b ."], [PREMISE, "w z ."])
     for side in both:
         assert side[0] == pytest.approx(1, abs=1e-6) and side[1] < 0.999
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ({"1_Pooling/config.json": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}}, "cls_token"),
+        ({"modules.json": [{"type": "sentence_transformers.models.Dense"}]}, "a Dense layer behind the mean"),
+        ({"1_Pooling/config.json": {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}}, None),
+    ],
+)
+def test_an_embedder_that_is_not_the_mean_is_refused(files, message, published, tmp_path):
+    model = ByHand(published, tmp_path / "model", 64, NLI)
+    for name, contents in files.items():
+        path = model.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(contents))
+    if message is None:
+        np.testing.assert_allclose(np.linalg.norm(open_embedder(model.directory, "field")(["a b"])), 1, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match=f"^field: {model.directory}/{next(iter(files))}: .*{message}"):
+            open_embedder(model.directory, "field")
 
 
 # ---------------------------------------------------------------- training and judging with them

@@ -11,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from visa_jax import checkpoint
+from visa_jax.cli import train
 from visa_jax.cli.decoders import open_written
 from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.runs import open_run
@@ -132,7 +133,23 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(chain, real, tmp_path
         with pytest.raises(PowerCut):
             chain.train(config, tmp_path)
     assert checkpoint.latest_step(tmp_path) == 2
-    chain.train(config, tmp_path)
+    begin, restore, begun = train.start, checkpoint.Checkpoints.restore_newest, []
+
+    def begin_and_keep(*args):
+        begun.append(begin(*args))
+        return begun[0]
+
+    def restore_alone(checkpoints, like):
+        """Of the start only the key and shapes are left when the checkpoint is read: there is no room for two."""
+        assert {leaf.is_deleted() for leaf in jax.tree.leaves((begun[0].params, begun[0].opt_state))} == {True}
+        return restore(checkpoints, like)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "start", begin_and_keep)
+        patch.setattr(checkpoint.Checkpoints, "restore_newest", restore_alone)
+        # the scale is the one that the run began with: nothing is sampled for it
+        patch.setattr("visa_jax.cli.experiment.scale_samples", None)
+        chain.train(config, tmp_path)
     digests = [json.loads((run / "final.json").read_text())["params_sha256"] for run in (tmp_path, real / "moc")]
     assert digests[0] == digests[1]
 
@@ -277,29 +294,51 @@ def on_copies(real, tmp_path, run, start):
     return run, start
 
 
-@pytest.mark.parametrize("name, below", [("low_sft", "model"), ("visa", "visa_sft"), ("visa", "low_sft")])
+@pytest.mark.parametrize("name, below", [("low_sft", "model"), ("visa", "visa_sft")])
 def test_adapters_are_not_read_on_another_base(name, below, chain, real, call, refused, tmp_path):
-    """A model trained further under its name, an SFT made again, and one whose own base is another by now."""
-    if below == "low_sft":
-        chain.train(visa_config(chain, real, start=below, policy=ADAPTERS), tmp_path / "made" / name)
-        shutil.copytree(real / below, tmp_path / "made" / below)
-        real = tmp_path / "made"
+    """A published model trained further under its name, an SFT made again."""
     run, start = on_copies(real, tmp_path, name, below)
-    command, *argv = "generate", f"--model={run}", "--prompt=a <sep>", "--max_new_tokens=2"
-    assert call(command, *argv)[0] == 0
+    ask = ("generate", f"--model={run}", "--prompt=a <sep>", "--max_new_tokens=2")
+    assert call(*ask)[0] == 0
     if below == "model":
-        path = start / "model.safetensors"
         with open_weights(start) as weights:
             tensors = {name: weights.read(name) for name in weights.names}
-        write_file(path, tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
+        write_file(start / "model.safetensors", tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
     else:
-        kept = start / ("base.json" if below == "low_sft" else "final.json")
-        contents = json.loads(kept.read_text())
-        key = "sha256" if below == "low_sft" else "params_sha256"
-        kept.write_text(json.dumps(contents | {key: "of another"}))
+        contents = json.loads((start / "final.json").read_text())
+        (start / "final.json").write_text(json.dumps(contents | {"params_sha256": "of another"}))
     field = "start" if name == "low_sft" else "runs.start"
     message = f"{start} holds another model than the one that the adapters of {run} are of (base.json there)"
-    assert refused(call(command, *argv)).endswith(f"{run}/config.json: {field}: {message}")
-    if name == "visa" and below == "visa_sft":
+    assert refused(call(*ask)).endswith(f"{run}/config.json: {field}: {message}")
+    # what does not read the base does not care
+    assert call("convert", f"--model={run}", f"--out={tmp_path / 'adapter'}", "--adapters")[0] == 0
+    if name == "visa":
+        for command in (("evaluate",), ("rewrite", f"--text={TEXT}", '--values={"Security": 0.5}')):
+            told = refused(call(command[0], f"--workdir={run}", *command[1:]))
+            assert told.endswith(f"{run}/config.json: {field}: {message}")
         page = chain.page(tmp_path / "page.py", read_config(load_config(run)))
         assert refused(call("train", f"--config={page}", f"--workdir={run}")).endswith(f"config.{field}: {message}")
+
+
+def test_adapters_that_start_over_are_of_the_base_that_is_there(real, tmp_path):
+    """Interrupted, the run before stays what it was; finished, base.json is of the new base."""
+    run, start = on_copies(real, tmp_path, "low_sft", "model")
+    before = json.loads((run / "base.json").read_text())
+    with open_weights(start) as weights:
+        tensors = {name: weights.read(name) for name in weights.names}
+    write_file(start / "model.safetensors", tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
+    config, source = sft_config(start), make_testbed_source()
+
+    def interrupt(*args, **more):
+        raise KeyboardInterrupt
+
+    opened = open_start(config, source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("visa_jax.cli.supervise.fit_in", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            supervise(config, run, source, opened)
+    assert json.loads((run / "base.json").read_text()) == before and (run / "final.json").is_file()
+    supervise(config, run, source, open_start(config, source))
+    after = json.loads((run / "base.json").read_text())
+    assert after["start"] == before["start"] and after["sha256"] != before["sha256"]
+    open_written(open_run(run, "run"), source)

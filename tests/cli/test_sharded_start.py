@@ -50,6 +50,8 @@ def test_a_run_is_read_into_pieces_and_judged_there(chain, brought):
     jax.tree.map(np.testing.assert_array_equal, spread.start, alone.start)
     assert held(spread.start) < 0.55 and held(alone.start) == 1
     assert sum(brought) <= 2 * 16 * 4  # the map of two preferences, which no start has
+    readers = [leaf for parts in (spread.rewarders, spread.judges) for leaf in jax.tree.leaves(parts)]
+    assert readers and all(isinstance(leaf, np.ndarray) for leaf in readers)  # no chip holds them beside its pieces
     rows = []
     for parts in (alone, spread):
         started = make_moc(parts)  # its reward scale is that of texts which the start wrote

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from visa_jax.cli.evaluate import load_normalizer
 from visa_jax.cli.experiment import open_moc
-from visa_jax.cli.judging import judge_moc, make_moc_set
+from visa_jax.cli.judging import judge_moc, load_normalizer, make_moc_set
 from visa_jax.cli.runs import open_run
 from visa_jax.config import FieldError
 

@@ -118,7 +118,8 @@ def draw(config: TrainConfig, platform: str) -> Blueprint:
 def programs(run: Blueprint, mesh: Mesh) -> dict[str, Program]:
     """The programs of a step on ``mesh``, with the shapes that they are called with: rollout, score, update.
 
-    Each knows what lies on the devices while it runs: the whole state, the reference and the reward models.
+    Each knows what lies on the devices while it runs: the whole state, the reference, VISA's base, reward
+    models.
 
     Raises:
       FieldError: sizes that do not divide into the mesh, with both numbers.
@@ -136,6 +137,8 @@ def programs(run: Blueprint, mesh: Mesh) -> dict[str, Program]:
     rollout = made.put_prompts(rollout)  # rows lie as prompts do
     scored = made.put_prompts(jax.eval_shape(made.score, rewards, rollout))
     held = device_bytes((state, reference, rewards))
+    if isinstance(run.config, VisaTrainConfig) and run.config.runs.base != run.config.runs.start:
+        held += device_bytes(reference)  # the frozen model that answers, of the policy's sizes
     found = {"rollout": Program(made.rollout, rollout_args, held + device_bytes(prompts))}
     if any(jax.tree.leaves(reward.params) for reward in experiment.rewards):
         found["score"] = Program(made.score, (rewards, rollout), held + device_bytes(rollout))

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from visa_jax.cli.configs import MocRuns, VisaRuns
-from visa_jax.cli.evaluate import evaluate_moc, evaluate_visa, load_normalizer
+from visa_jax.cli.evaluate import evaluate_moc, evaluate_visa
 from visa_jax.cli.experiment import open_moc, open_visa
 from visa_jax.cli.flags import load_config_file
-from visa_jax.cli.judging import Judged
+from visa_jax.cli.judging import Judged, load_normalizer
 from visa_jax.cli.runs import open_run
 from visa_jax.cli.sources import make_source
 from visa_jax.cli.supervise import SuperviseConfig, open_start, supervise

@@ -19,7 +19,16 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from visa_jax.cli.runs import HUGGINGFACE, PRETRAINED, Run, open_pretrained_run, open_run, run_kind, start_of
+from visa_jax.cli.runs import (
+    HUGGINGFACE,
+    PRETRAINED,
+    Run,
+    check_base,
+    open_pretrained_run,
+    open_run,
+    run_kind,
+    start_of,
+)
 from visa_jax.config import FieldError, UserError, from_config_dict, load_config
 from visa_jax.data.source import Source
 from visa_jax.data.template import condition_size
@@ -153,12 +162,13 @@ def open_written(found: Run, source: Source, *, merged: bool = False, mesh: Mesh
     Adapters stand beside their base, as they were trained; ``merged``: in plain float32 parameters that compute the
     same, of a quantised base those that its levels stand for.
 
-    Raises UserError where what adapters stand on is not there any more.
+    Raises UserError where what adapters stand on is not there any more, or another model by now.
     """
     config, policy, role = read_written(found, source)
     params, own = found.params, found.workdir / HUGGINGFACE
     own = own if own.is_dir() else None
     if policy.lora:
+        check_base(found.workdir, found.config)
         field, start = start_of(found.config)
         named = f"{found.workdir}/config.json: {field}"
         base = open_decoder(start, named, LANGUAGE_MODELS, source, policy, window=0, mesh=mesh)

@@ -21,14 +21,22 @@ from absl import flags
 
 from visa_jax.cli.experiment import MocParts, VisaParts
 from visa_jax.cli.flags import UsageError, define_workdir
-from visa_jax.cli.judging import Judged, judge_moc, judge_visa, loop_texts, make_moc_set, make_visa_set, visa_bins
+from visa_jax.cli.judging import (
+    Judged,
+    judge_moc,
+    judge_visa,
+    load_normalizer,
+    loop_texts,
+    make_moc_set,
+    make_visa_set,
+    visa_bins,
+)
 from visa_jax.cli.main import run
-from visa_jax.cli.runs import open_run
+from visa_jax.cli.runs import check_base, open_run
 from visa_jax.cli.train import open_parts, read_config
-from visa_jax.config import UserError
 from visa_jax.data.testbed.objectives import enumerate_front
 from visa_jax.estimators import QuantileNormalizer
-from visa_jax.evaluation.records import read_json, read_run, write_json
+from visa_jax.evaluation.records import read_run, write_json
 from visa_jax.evaluation.report import comparison_table, write_report
 from visa_jax.evaluation.tables import method_label, write_csv, write_markdown
 from visa_jax.methods.baselines import MOC_BASELINES
@@ -52,6 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     began = time.perf_counter()
     found = open_run(values.workdir, "--workdir", ("visa", "moc"), made_by="visa-jax train")
+    check_base(found.workdir, found.config)
     config = read_config(found.config)
     if config.method == "visa" and values["grid"].present:
         raise UsageError("--grid: is of MOC runs, this is a VISA run")
@@ -107,15 +116,6 @@ def row_name(config: Any) -> str:
         if all(getattr(config, field) == value for field, value in changes.items()):
             return name
     return config.signals if config.signals in ("target", "n_plus_1") else "moc"
-
-
-def load_normalizer(workdir: Path) -> QuantileNormalizer:
-    """The reward scale that a MOC run was trained on. UserError where it is missing or broken."""
-    path = workdir / "normalizer.json"
-    ends = read_json(path)
-    if not isinstance(ends, dict) or set(ends) != {"low", "high"}:
-        raise UserError(f"{path}: expected the ends of the reward scale, low and high")
-    return QuantileNormalizer(low_K=np.asarray(ends["low"], np.float32), high_K=np.asarray(ends["high"], np.float32))
 
 
 def write_evaluation(workdir: Path, summary: dict[str, Any], judged: dict[str, Judged]) -> Path:

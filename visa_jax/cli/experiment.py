@@ -4,6 +4,7 @@
 ``make_moc`` hand their functions and parameters down.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from visa_jax.data.source import Source
 from visa_jax.data.symbols import plain_text
 from visa_jax.data.template import condition_size
 from visa_jax.data.tokenizer import pad_id
+from visa_jax.estimators import QuantileNormalizer
 from visa_jax.evaluation.run import Readers, make_sampler
 from visa_jax.methods import moc as moc_method
 from visa_jax.methods import visa as visa_method
@@ -96,7 +98,8 @@ class MocParts(NamedTuple):
 def open_visa(config: VisaTrainConfig, mesh: Mesh | None = None) -> VisaParts:
     """Open the runs that a VISA config names. UserError naming the field of the first that is missing.
 
-    On a ``mesh`` the decoders are read into pieces and sample from them; what reads texts is whole, in each process.
+    On a ``mesh`` the decoders are read into pieces and sample from them; what reads texts is whole, in each process:
+    that of a run of ours on the host until it reads, for the first device is as full as the others.
     """
     source = make_source(config.data)
     sizes = dict(window=source.lengths.visa_prompt + source.lengths.text, mesh=mesh)
@@ -125,7 +128,7 @@ def open_visa(config: VisaTrainConfig, mesh: Mesh | None = None) -> VisaParts:
         sample_base=sample
         if same
         else make_sampler(base_lm, source, **drawn, end_id=base_ends, axes_fn=_axes_fn(opened.config)),
-        **open_visa_parts(config, source)._asdict(),
+        **open_visa_parts(config, source, on_host=mesh is not None)._asdict(),
     )
 
 
@@ -266,7 +269,7 @@ def open_moc(config: MocTrainConfig, mesh: Mesh | None = None) -> MocParts:
             mesh=mesh,
             axes_fn=_axes_fn(policy.config),
         ),
-        **open_moc_parts(config, source)._asdict(),
+        **open_moc_parts(config, source, on_host=mesh is not None)._asdict(),
     )
 
 
@@ -275,8 +278,11 @@ def learned_rewards(parts: MocParts, models: tuple[Any, ...], questions: list[st
     return np.stack([parts.readers.reward(params, questions, answers) for params in models], axis=1)
 
 
-def make_moc(parts: MocParts) -> Started:
-    """A MOC run at its start; the reward scale is frozen on the start policy. A critic is trained as a whole."""
+def make_moc(parts: MocParts, normalizer: QuantileNormalizer | None = None) -> Started:
+    """A MOC run at its start; the reward scale is frozen on the start policy. A critic is trained as a whole.
+
+    ``normalizer``: the scale of a run that goes on; None samples it.
+    """
     config, source, tokenizer = parts.config, parts.source, parts.source.tokenizer
     method = moc_method.make_method(config.moc)
     questions = source.questions(config.questions, config.seed, "train")
@@ -315,7 +321,12 @@ def make_moc(parts: MocParts) -> Started:
         axes_fn=functools.partial(policy_axes, config=parts.policy.config),
     )
     trained, reference = ({"decoder": params} | critic for params in (parts.policy.trained, parts.policy.frozen))
-    return Started(experiment, trained, reference, method.init(jnp.asarray(scale_samples(parts, questions))))
+    if normalizer is None:
+        method_state = method.init(jnp.asarray(scale_samples(parts, questions)))
+    else:
+        ends = np.stack([normalizer.low_K, normalizer.high_K])
+        method_state = dataclasses.replace(method.init(jnp.asarray(ends)), normalizer=normalizer)
+    return Started(experiment, trained, reference, method_state)
 
 
 def scale_samples(parts: MocParts, questions: list[str]) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Judging policies: the fixed rows and grids, the table rows, the samples and points of the report."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +10,11 @@ import numpy as np
 
 from visa_jax.cli.experiment import MocParts, VisaParts, VisaSet, learned_rewards, make_visa_set, visa_rewards
 from visa_jax.cli.rewards import make_texts_fn
+from visa_jax.config import UserError
 from visa_jax.data.pool import moc_prompts
 from visa_jax.estimators import QuantileNormalizer, scale_rewards
 from visa_jax.evaluation.preferences import points, policy_rows
+from visa_jax.evaluation.records import read_json
 from visa_jax.evaluation.rewrites import (
     JSR_CONSISTENCY,
     JSR_L2,
@@ -150,6 +154,22 @@ def make_moc_set(parts: MocParts, questions: int, *, unseen: bool, grid: int = 1
             preference = np.concatenate([preference, group])
     topics = [parts.source.topic_of(question) for question in asked] if parts.source.topic_of else None
     return MocSet(asked, topics, preference, np.arange(len(preference)) < len(seen), sets)
+
+
+def save_normalizer(workdir: Path, normalizer: QuantileNormalizer) -> None:
+    """The reward scale belongs beside every scaled figure."""
+    ends = {"low": np.asarray(normalizer.low_K).tolist(), "high": np.asarray(normalizer.high_K).tolist()}
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "normalizer.json").write_text(json.dumps(ends) + "\n")
+
+
+def load_normalizer(workdir: Path) -> QuantileNormalizer:
+    """The reward scale that a MOC run was trained on. UserError where it is missing or broken."""
+    path = workdir / "normalizer.json"
+    ends = read_json(path)
+    if not isinstance(ends, dict) or set(ends) != {"low", "high"}:
+        raise UserError(f"{path}: expected the ends of the reward scale, low and high")
+    return QuantileNormalizer(low_K=np.asarray(ends["low"], np.float32), high_K=np.asarray(ends["high"], np.float32))
 
 
 def judge_moc(parts: MocParts, normalizer: QuantileNormalizer, fixed: MocSet, params: Params, seed: int = 0) -> Judged:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from visa_jax.cli.runs import HUGGINGFACE, Run, open_run, reward_and_judge
@@ -23,6 +24,7 @@ from visa_jax.data.tokenizer import decode_batch
 from visa_jax.evaluation.run import Readers, make_readers
 from visa_jax.evaluation.texts import make_text_fn, make_window_fn
 from visa_jax.models.classifiers import Classifier, load_classifier, open_classifier
+from visa_jax.models.encoder_hf import require_mean
 from visa_jax.models.hub import local_directory
 from visa_jax.models.readers import hold
 from visa_jax.rewards import classes, nli, similarity
@@ -31,7 +33,7 @@ from visa_jax.rewards.entailment import make_entailment
 from visa_jax.rewards.reward_model import make_text_reward
 from visa_jax.rewards.value_match import make_text_value_match
 from visa_jax.training.roles import RoleConfig, role_functions, stop_id
-from visa_jax.types import EndId, Rollout
+from visa_jax.types import EndId, Params, Rollout
 
 CONSISTENCIES = ("nli", "embedding")
 INPUTS = ("pair", "answer")
@@ -85,14 +87,16 @@ class _Pair(NamedTuple):
     note: str | None
 
 
-def open_visa_parts(config: Any, source: Source) -> Parts:
+def open_visa_parts(config: Any, source: Source, *, on_host: bool = False) -> Parts:
     """Detector and analyzer of a ``VisaTrainConfig`` with their judges, and the embedder where a reward needs it.
+
+    ``on_host``: parameters of runs of ours stay there; a program gets them for as long as it reads.
 
     UserError naming the field of the first that is missing, damaged or cannot be what it is named for.
     """
     runs, texts = config.runs, {}
     analyze = functools.partial(open_analyzer, consistency=config.consistency)
-    held = dict(dtype=config.loop.reward_dtype)
+    held = dict(dtype=config.loop.reward_dtype, on_host=on_host)
     detector = _open_pair(source, "detector", runs.detector, runs.judge_detector, open_detector, **held)
     analyzer = _open_pair(source, "analyzer", runs.analyzer, runs.judge_analyzer, analyze, **held)
     if callable(detector.rewarder):
@@ -107,13 +111,13 @@ def open_visa_parts(config: Any, source: Source) -> Parts:
     return _parts(readers, functions, [detector, analyzer], texts)
 
 
-def open_moc_parts(config: Any, source: Source) -> Parts:
-    """The reward models of a ``MocTrainConfig`` with their judges. UserError as ``open_visa_parts``."""
+def open_moc_parts(config: Any, source: Source, *, on_host: bool = False) -> Parts:
+    """The reward models of a ``MocTrainConfig`` with their judges. ``on_host`` and UserError as ``open_visa_parts``."""
     runs, pairs = config.runs, []
     for k, directory in enumerate(runs.rewards):
         judge = runs.judge_rewards[k] if runs.judge_rewards else ""
         openers = [functools.partial(open_reward, **one.of(k)) for one in (runs.reading, runs.judge_reading)]
-        chosen = dict(index=k, dtype=config.loop.reward_dtype)
+        chosen = dict(index=k, dtype=config.loop.reward_dtype, on_host=on_host)
         pairs.append(_open_pair(source, "reward_model", directory, judge, *openers, **chosen))
     texts = {
         name: TextReward(name, make_text_reward(pair.rewarder))
@@ -210,10 +214,12 @@ def open_reward(
 
 
 def open_embedder(directory: str | Path, field: str) -> Callable:
-    """``embed(texts) -> [n, D]`` of length 1, of a Hugging Face encoder."""
+    """``embed(texts) -> [n, D]`` of length 1, of a Hugging Face encoder: the mean of its states."""
     require(bool(directory), field, "is empty; name the directory of an encoder, or a model of the hub")
+    where = local_directory(directory, field)
     with _named(field, directory):
-        model, tokenizer = load_classifier(directory)
+        require_mean(where)
+        model, tokenizer = load_classifier(where)
         if model.embed is None:
             raise UserError("a decoder has no text embeddings")
     return make_text_fn(model.embed, model.params, tokenizer, max_length=model.max_length)
@@ -239,12 +245,14 @@ def _open_pair(
     open_judge_fn: Callable | None = None,
     *,
     dtype: str,
+    on_host: bool,
     index: int | None = None,
 ) -> _Pair:
     """A part that rewards and what judges it: another that is named, else the run's twin, else, with a note, itself.
 
     ``dtype`` is that of the parameters of a run that rewards; what judges stays float32.
     """
+    keep = jax.device_get if on_host else _same
     name, end = (role, "") if index is None else ("rewards", f"[{index}]")
     field, judge_field = f"config.runs.{name}{end}", f"config.runs.judge_{name}{end}"
     fn, note = None, None
@@ -258,24 +266,30 @@ def _open_pair(
         run = open_run(where, field, role, made_by=MADE_BY)
         fn, independent = _role_fn(source, run, role), bool(run.config.role.twins)
         rewarder, twin = reward_and_judge(run)
-        rewarder = hold(rewarder, dtype)
+        rewarder, twin = keep(hold(rewarder, dtype)), keep(twin)
     if judge and Path(judge).resolve() != Path(directory).resolve():
         judge_fn = open_judge_fn or open_fn
-        return _Pair(fn, rewarder, _open_judge(source, role, judge, judge_field, judge_fn), None)
+        return _Pair(fn, rewarder, _open_judge(source, role, judge, judge_field, judge_fn, keep), None)
     if not independent:
         note = f"{judge_field} names no independent judge: {directory} judges what it rewarded"
     return _Pair(fn, rewarder, twin, note)
 
 
-def _open_judge(source: Source, role: str, directory: str, field: str, open_fn: Callable) -> Callable:
-    """A judge as a function of texts. Of a run with twins the first is taken."""
+def _open_judge(
+    source: Source, role: str, directory: str, field: str, open_fn: Callable, keep: Callable[[Params], Params]
+) -> Callable:
+    """A judge as a function of texts. Of a run with twins the first is taken, where ``keep`` puts it."""
     where = local_directory(directory, field, MADE_BY)
     if reads_texts(where):
         return open_fn(where, field)
     run = open_run(where, field, role, made_by=MADE_BY)
     fns = [_role_fn(source, run, role) if role == each else None for each in _READERS]
     read = make_readers(source, *fns)[_READERS.index(role)]
-    return functools.partial(read, reward_and_judge(run)[0])
+    return functools.partial(read, keep(reward_and_judge(run)[0]))
+
+
+def _same(params: Params) -> Params:
+    return params
 
 
 _READERS = ("detector", "analyzer", "reward_model")  # roles in the order of ``Readers`` and ``make_readers``

@@ -87,8 +87,8 @@ def claim_workdir(workdir: str, config: ConfigDict, *, allow_change: bool = Fals
 def claim_base(workdir: str | Path, config: ConfigDict, *, fresh: bool = False) -> None:
     """Keep which base the adapters of ``workdir`` are trained on, or make sure that they go on with the same.
 
-    Adapters on another model are no error to a computer: shapes fit, and what comes out is something else. ``fresh``: a
-    run that starts over whatever is there.
+    Adapters on another model are no error to a computer: shapes fit, and what comes out is something else. ``fresh``:
+    whatever is there makes way.
 
     Raises:
       UserError: the directory that the run started from holds another model by now, or none.
@@ -97,30 +97,36 @@ def claim_base(workdir: str | Path, config: ConfigDict, *, fresh: bool = False) 
     path = Path(workdir) / BASE
     if multihost.any_process(not fresh and path.is_file()):  # asked before process 0 writes it
         if read_json(path)["start"] == start:  # another one was changed on purpose, with --allow_config_change
-            _check_base(path.parent, f"config.{field}", start)
+            check_base(workdir, config, f"config.{field}")
             return
         multihost.any_process(True)  # all have read it
     if multihost.is_primary():
+        digest = _model_digest(local_directory(start, f"config.{field}"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"start": start, "sha256": _model_digest(local_directory(start, f"config.{field}"))})
+        (path.parent / "final.json").unlink(missing_ok=True)  # of adapters that stood on another
+        write_json(path, {"start": start, "sha256": digest})
 
 
-def _check_base(workdir: Path, field: str, start: str) -> None:
-    kept = read_json(workdir / BASE)["sha256"]
-    if _model_digest(local_directory(start, field)) != kept:
+def check_base(workdir: str | Path, config: Any, field: str = "") -> None:
+    """UserError unless the base that a run's adapters were trained on is there and the same; nothing without adapters.
+
+    ``field`` names it in messages; "" = as config.json of the run does.
+    """
+    path = Path(workdir) / BASE
+    if not path.is_file():
+        return
+    name, start = start_of(config)
+    field = field or f"{workdir}/config.json: {name}"
+    if _model_digest(local_directory(start, field)) != read_json(path)["sha256"]:
         raise UserError(
             f"{field}: {start} holds another model than the one that the adapters of {workdir} are of ({BASE} there)"
         )
 
 
 def _model_digest(directory: Path) -> str:
-    """What tells the model of a run or of a Hugging Face directory from any other."""
+    """What tells the model of a run (of one with adapters: those) or of a Hugging Face directory from any other."""
     final = directory / "final.json"
-    if not final.is_file():
-        return fingerprint(directory)
-    below = directory / BASE  # a run with adapters is no model without what they stand on
-    own = read_json(final)["params_sha256"]
-    return f"{own} on {read_json(below)['sha256']}" if below.is_file() else own
+    return read_json(final)["params_sha256"] if final.is_file() else fingerprint(directory)
 
 
 def start_of(config: Any) -> tuple[str, str]:
@@ -149,8 +155,7 @@ def open_run(
       layout_fn: (the run without its parameters, their shapes) -> shapes with shardings; None = the first device.
 
     Raises:
-      UserError: missing, unfinished, of another kind, or adapters whose base is not there or another by now; one line
-        with the field, the path and what to do.
+      UserError: missing, unfinished or of another kind; one line with the field, the path and what to do.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
@@ -161,9 +166,6 @@ def open_run(
         raise UserError(f"{field}: {workdir} holds a run of {found!r}, expected {' or '.join(map(repr, kinds))}")
     if not (workdir / "final.json").is_file():
         raise UserError(f"{field}: {workdir} holds an unfinished run; go on with it first ({made_by})")
-    if (workdir / BASE).is_file():
-        below, start = start_of(config)
-        _check_base(workdir, f"{workdir}/config.json: {below}", start)
     run = Run(workdir, config, None, load_tokenizer(workdir / "tokenizer"))
     return run._replace(params=load_params(workdir, layout_fn=layout_fn and functools.partial(layout_fn, run)))
 

@@ -157,8 +157,9 @@ def supervise(
       What was trained: parameters or adapters; with twins they have a leading axis of 2.
     """
     workdir = Path(workdir)
-    if config.policy.lora:
-        claim_base(workdir, to_config_dict(config), fresh=not config.checkpoint_every)
+    resumable = bool(config.checkpoint_every)
+    if config.policy.lora and resumable:
+        claim_base(workdir, to_config_dict(config))
     if config.role.ridge:
         started = time.perf_counter()
         params = solve_detector(config.role, source)
@@ -170,6 +171,8 @@ def supervise(
         huggingface = start.huggingface
     elif isinstance(start, Headed):
         tokenizer, huggingface = start.tokenizer, start.contents
+    if config.policy.lora and not resumable:  # what was there before stays usable until now
+        claim_base(workdir, to_config_dict(config), fresh=True)
     save_run(workdir, to_config_dict(config), tokenizer, params, summary["steps"], huggingface)
     if multihost.is_primary():
         quality = {"steps": summary["steps"], "seconds": round(summary["seconds"], 1)}

@@ -68,9 +68,14 @@ def update_flops(work: Work) -> float:
 
 
 def useful_flops(work: Work) -> float:
-    """Forward and backward pass of the policy, nothing twice: what a bound of MFU counts (Chowdhery et al. 2022)."""
+    """Forward and backward pass of the policy, nothing twice: what a bound of MFU counts (Chowdhery et al. 2022).
+
+    Beside adapters a kernel is frozen: its backward pass is that of its input alone.
+    """
     layers, attention, logits = forward_flops(work)
-    return work.passes * 3 * (layers + attention + logits)
+    kernels = 2 if work.adapter_numbers else 3
+    tokens = work.prompts * work.prompt_length + work.rows * work.completion_length
+    return work.passes * (kernels * (layers + logits) + 3 * (attention + 2 * tokens * work.adapter_numbers))
 
 
 def decode_bytes(work: Work, row_shards: int, tensor: int, weight_bytes: float) -> float:
