@@ -31,6 +31,7 @@ from visa_jax.rollout.closed_loop import Looped, Measured, run_loop
 from visa_jax.types import Params, PromptBatch
 
 SAMPLES = 10
+NORMALIZER = "normalizer.json"
 UNSEEN_SEED = 1234
 
 
@@ -160,12 +161,12 @@ def save_normalizer(workdir: Path, normalizer: QuantileNormalizer) -> None:
     """The reward scale belongs beside every scaled figure."""
     ends = {"low": np.asarray(normalizer.low_K).tolist(), "high": np.asarray(normalizer.high_K).tolist()}
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "normalizer.json").write_text(json.dumps(ends) + "\n")
+    (workdir / NORMALIZER).write_text(json.dumps(ends) + "\n")
 
 
 def load_normalizer(workdir: Path) -> QuantileNormalizer:
     """The reward scale that a MOC run was trained on. UserError where it is missing or broken."""
-    path = workdir / "normalizer.json"
+    path = workdir / NORMALIZER
     ends = read_json(path)
     if not isinstance(ends, dict) or set(ends) != {"low", "high"}:
         raise UserError(f"{path}: expected the ends of the reward scale, low and high")

@@ -17,7 +17,7 @@ from visa_jax.checkpoint import latest_step
 from visa_jax.cli.configs import MocTrainConfig, VisaTrainConfig
 from visa_jax.cli.experiment import VisaParts, make_moc, make_visa, open_moc, open_visa
 from visa_jax.cli.flags import define_config, define_config_change, define_workdir
-from visa_jax.cli.judging import load_normalizer, make_moc_monitor, make_visa_monitor, save_normalizer
+from visa_jax.cli.judging import NORMALIZER, load_normalizer, make_moc_monitor, make_visa_monitor, save_normalizer
 from visa_jax.cli.main import run
 from visa_jax.cli.processes import together
 from visa_jax.cli.runs import claim_base, claim_workdir, save_run
@@ -96,14 +96,14 @@ def train_run(parts: Any, workdir: str | Path, title: str | None = None) -> Para
     if config.policy.lora:
         claim_base(workdir, to_config_dict(config))
     is_visa = isinstance(parts, VisaParts)
-    resumes = latest_step(workdir) is not None
     if is_visa:
         started = make_visa(parts)
-    else:  # the scale that the run began with, whatever drew it
-        started = make_moc(parts, load_normalizer(workdir) if resumes else None)
+    else:  # a run that goes on has the scale that it began with
+        scaled = latest_step(workdir) is not None and (workdir / NORMALIZER).is_file()
+        started = make_moc(parts, load_normalizer(workdir) if scaled else None)
+        if not scaled and multihost.is_primary():
+            save_normalizer(workdir, started.method_state.normalizer)
     method_state = started.method_state
-    if not is_visa and not resumes and multihost.is_primary():
-        save_normalizer(workdir, method_state.normalizer)
     monitor = make_visa_monitor(parts) if is_visa else make_moc_monitor(parts, method_state.normalizer)
     experiment = started.experiment._replace(evaluate_fn=lambda params: monitor(params["decoder"]))
     state = start(experiment, config.loop, started.params, method_state, jax.random.key(config.seed))

@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,7 +154,7 @@ def require_mean(directory: str | Path) -> None:
         modes = [name for name, chosen in read_json(pooling).items() if name.startswith("pooling_mode_") and chosen]
         if modes not in ([], [MEAN]):
             raise UserError(f"{pooling}: {modes[0]} is not supported ({MEAN} is)")
-    if modules.is_file() and any(each["type"].endswith(".Dense") for each in json.loads(modules.read_text())):
+    if modules.is_file() and '.Dense"' in modules.read_text():
         raise UserError(f"{modules}: a Dense layer behind the mean is not supported")
 
 

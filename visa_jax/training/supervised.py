@@ -66,7 +66,7 @@ class FitState:
     params: Params
     opt_state: Any
     best: Params  # those of the lowest held-out loss; {} without early stopping
-    held_out_E: Array  # float32 [EVALUATIONS], so that a run can get more steps: that loss at each, NaN = none yet
+    held_out_E: Array  # float32: that loss at each evaluation, NaN = none yet; as long for any number of steps
 
 
 class FitHooks(NamedTuple):
