@@ -48,12 +48,9 @@ for ((attempt = 0; ; attempt++)); do
       if [ -z "${codes[i]:-}" ]; then
         kill -0 "${pids[i]}" 2>/dev/null && continue
         wait "${pids[i]}"
-        codes[i]=$?
-        if [ "$worst" -eq 0 ] || [ "$worst" -eq 134 ]; then
-          [ "${codes[i]}" -eq 0 ] || worst="${codes[i]}"
-        elif [ "${codes[i]}" -gt "$worst" ] && [ "${codes[i]}" -ne 134 ]; then
-          worst="${codes[i]}"
-        fi
+        code=$?
+        codes[i]=$code
+        (( code != 0 && (worst == 0 || worst == 134 || (code != 134 && code > worst)) )) && worst=$code
       fi
       ended=$((ended + 1))
     done

@@ -294,6 +294,13 @@ def on_copies(real, tmp_path, run, start):
     return run, start
 
 
+def train_further(model):
+    """A published model under its name, with other weights."""
+    with open_weights(model) as weights:
+        tensors = {name: weights.read(name) for name in weights.names}
+    write_file(model / "model.safetensors", tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
+
+
 @pytest.mark.parametrize("name, below", [("low_sft", "model"), ("visa", "visa_sft")])
 def test_adapters_are_not_read_on_another_base(name, below, chain, real, call, refused, tmp_path):
     """A published model trained further under its name, an SFT made again."""
@@ -301,9 +308,7 @@ def test_adapters_are_not_read_on_another_base(name, below, chain, real, call, r
     ask = ("generate", f"--model={run}", "--prompt=a <sep>", "--max_new_tokens=2")
     assert call(*ask)[0] == 0
     if below == "model":
-        with open_weights(start) as weights:
-            tensors = {name: weights.read(name) for name in weights.names}
-        write_file(start / "model.safetensors", tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
+        train_further(start)
     else:
         contents = json.loads((start / "final.json").read_text())
         (start / "final.json").write_text(json.dumps(contents | {"params_sha256": "of another"}))
@@ -324,9 +329,7 @@ def test_adapters_that_start_over_are_of_the_base_that_is_there(real, tmp_path):
     """Interrupted, the run before stays what it was; finished, base.json is of the new base."""
     run, start = on_copies(real, tmp_path, "low_sft", "model")
     before = json.loads((run / "base.json").read_text())
-    with open_weights(start) as weights:
-        tensors = {name: weights.read(name) for name in weights.names}
-    write_file(start / "model.safetensors", tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.01})
+    train_further(start)
     config, source = sft_config(start), make_testbed_source()
 
     def interrupt(*args, **more):

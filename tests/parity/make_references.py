@@ -8,7 +8,9 @@ Weights follow from their names (``draw_weights``), so that they need not be sto
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -124,8 +126,11 @@ def build(config):
     return model, shapes
 
 
-def compute(model) -> dict[str, np.ndarray]:
-    """Everything that a test compares, for a model of ``build``."""
+def compute(model, stored_as: Mapping[str, str] = MappingProxyType({})) -> dict[str, np.ndarray]:
+    """Everything that a test compares, for a model of ``build``.
+
+    ``stored_as``: names of tensors -> those under which they were compared before, where these are others.
+    """
     import torch
 
     tokens = torch.from_numpy(draw_tokens(model.config.get_text_config().vocab_size))
@@ -156,7 +161,7 @@ def compute(model) -> dict[str, np.ndarray]:
             continue
         gradient = parameter.grad.double().numpy()
         found[f"gradient {name}"] = np.asarray(
-            [np.sum(gradient * direction(name, gradient.shape)), np.linalg.norm(gradient)]
+            [np.sum(gradient * direction(stored_as.get(name, name), gradient.shape)), np.linalg.norm(gradient)]
         )
     return {name: np.asarray(value, np.int32 if name == "greedy" else np.float32) for name, value in found.items()}
 

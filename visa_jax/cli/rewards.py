@@ -252,7 +252,7 @@ def _open_pair(
 
     ``dtype`` is that of the parameters of a run that rewards; what judges stays float32.
     """
-    keep = jax.device_get if on_host else _same
+    keep = jax.device_get if on_host else lambda params: params
     name, end = (role, "") if index is None else ("rewards", f"[{index}]")
     field, judge_field = f"config.runs.{name}{end}", f"config.runs.judge_{name}{end}"
     fn, note = None, None
@@ -286,10 +286,6 @@ def _open_judge(
     fns = [_role_fn(source, run, role) if role == each else None for each in _READERS]
     read = make_readers(source, *fns)[_READERS.index(role)]
     return functools.partial(read, keep(reward_and_judge(run)[0]))
-
-
-def _same(params: Params) -> Params:
-    return params
 
 
 _READERS = ("detector", "analyzer", "reward_model")  # roles in the order of ``Readers`` and ``make_readers``

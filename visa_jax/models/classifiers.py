@@ -119,8 +119,8 @@ def start_classifier(directory: str | Path, labels: tuple[str, ...], problem: st
             tokenizer.pad_token = tokenizer.eos_token
         contents["pad_token_id"] = tokenizer.pad_token_id
         model = _of_decoder(config, None, labels, contents, tokenizer)
-        name = FAMILIES[contents["model_type"]].architecture.replace("Gemma3For", "Gemma3TextFor")  # the other sees
-        architecture = WRITER.sub(CLASSIFIER, name)
+        family = FAMILIES[contents["model_type"]]
+        architecture = family.classifier or WRITER.sub(CLASSIFIER, family.architecture)
     last = list(maps)[-1]
     if not same:
         params.pop(last, None)

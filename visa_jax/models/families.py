@@ -24,6 +24,7 @@ class Family(NamedTuple):
     read: Callable[[Fields], Fields]  # contents of config.json -> fields of DecoderConfig; KeyError: one is missing
     write: Callable[[DecoderConfig], Fields]  # what config.json has beside model_type and architectures
     refused: dict[str, tuple]  # field of config.json -> values that mean what the decoder does
+    classifier: str = ""  # architecture with classes; "" = that of the writer, by another end
 
 
 # model_type of text with pictures -> the family of its text decoder, and what its text_config leaves unsaid
@@ -364,6 +365,7 @@ FAMILIES = {
         _write_gemma3,
         # attention is not capped there, whatever the field says
         PLAIN | {"use_bidirectional_attention": (False,), "attn_logit_softcapping": ()},
+        "Gemma3TextForSequenceClassification",  # that of Gemma3 without Text sees pictures
     ),
     "gpt2": Family(
         "GPT2LMHeadModel",

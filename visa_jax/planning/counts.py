@@ -31,6 +31,16 @@ class Work:
         """B."""
         return self.prompts * self.group
 
+    @property
+    def tokens(self) -> int:
+        """Of all prompts, each once, and all completions."""
+        return self.prompts * self.prompt_length + self.rows * self.completion_length
+
+    @property
+    def adapter_flops(self) -> int:
+        """Of the adapters in one pass over the tokens."""
+        return 2 * self.tokens * self.adapter_numbers
+
 
 def layer_numbers(decoder: DecoderConfig) -> int:
     """Numbers in the kernels of one layer."""
@@ -41,13 +51,12 @@ def layer_numbers(decoder: DecoderConfig) -> int:
 def forward_flops(work: Work) -> tuple[float, float, float]:
     """(kernels of the layers, scores and outputs of attention, logits) of one pass over prompts and completions."""
     decoder = work.decoder
-    tokens = work.prompts * work.prompt_length + work.rows * work.completion_length
     half = 2 if work.splash else 1
     met = work.prompts * work.prompt_length**2 / half
     met += work.rows * work.completion_length * (work.prompt_length + work.completion_length / half)
     attention = 4 * decoder.layers * decoder.heads * decoder.head_dim * met
     logits = 2 * work.rows * work.completion_length * decoder.vocab_size * decoder.width
-    return 2 * tokens * decoder.layers * layer_numbers(decoder), attention, logits
+    return 2 * work.tokens * decoder.layers * layer_numbers(decoder), attention, logits
 
 
 def update_flops(work: Work) -> float:
@@ -59,12 +68,10 @@ def update_flops(work: Work) -> float:
     last = 0 if decoder.post_norms else decoder.width * decoder.mlp_width / layer_numbers(decoder)
     again = {"none": (0, 0), "dots": (0, 1), "full": (1 - last, 1)}[decoder.remat]
     slopes = 1 if work.adapter_numbers else 2  # of the input; of the kernel
-    tokens = work.prompts * work.prompt_length + work.rows * work.completion_length
-    adapters = 2 * tokens * work.adapter_numbers
     trained = layers * (1 + again[0] + slopes) + logits * (1 + work.chunked + slopes)
     trained += attention * (1 + again[1] + (3.5 if work.splash else 2))
-    trained += adapters * (3 + again[0])
-    return forwards * (layers + attention + logits) + work.old_pass * adapters + work.passes * trained
+    trained += work.adapter_flops * (3 + again[0])
+    return forwards * (layers + attention + logits) + work.old_pass * work.adapter_flops + work.passes * trained
 
 
 def useful_flops(work: Work) -> float:
@@ -74,8 +81,7 @@ def useful_flops(work: Work) -> float:
     """
     layers, attention, logits = forward_flops(work)
     kernels = 2 if work.adapter_numbers else 3
-    tokens = work.prompts * work.prompt_length + work.rows * work.completion_length
-    return work.passes * (kernels * (layers + logits) + 3 * (attention + 2 * tokens * work.adapter_numbers))
+    return work.passes * (kernels * (layers + logits) + 3 * (attention + work.adapter_flops))
 
 
 def decode_bytes(work: Work, row_shards: int, tensor: int, weight_bytes: float) -> float:
